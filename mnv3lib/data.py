@@ -1,0 +1,284 @@
+"""CIFAR-100 and digits as arrays in memory, and augmentation of whole batches.
+
+Images are uint8 tensors [images, height, width, 3]; labels are int64 tensors [images].
+"""
+
+import hashlib
+import os
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
+
+from mnv3lib.errors import InputError, choose
+
+URL = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"
+MD5 = "03b5dce01913d631647c71ecec9e9cb8"
+FOLDER = "cifar-100-binary"
+FILES = {"train.bin": 50_000, "test.bin": 10_000}
+RECORD = 2 + 3 * 32 * 32  # superclass, class, then the red, green and blue planes
+
+# Labels number the classes, and the superclasses, in alphabetical order (Krizhevsky 2009).
+_SUPERCLASSES = """
+    aquatic_mammals: beaver dolphin otter seal whale
+    fish: aquarium_fish flatfish ray shark trout
+    flowers: orchid poppy rose sunflower tulip
+    food_containers: bottle bowl can cup plate
+    fruit_and_vegetables: apple mushroom orange pear sweet_pepper
+    household_electrical_devices: clock keyboard lamp telephone television
+    household_furniture: bed chair couch table wardrobe
+    insects: bee beetle butterfly caterpillar cockroach
+    large_carnivores: bear leopard lion tiger wolf
+    large_man-made_outdoor_things: bridge castle house road skyscraper
+    large_natural_outdoor_scenes: cloud forest mountain plain sea
+    large_omnivores_and_herbivores: camel cattle chimpanzee elephant kangaroo
+    medium_mammals: fox porcupine possum raccoon skunk
+    non-insect_invertebrates: crab lobster snail spider worm
+    people: baby boy girl man woman
+    reptiles: crocodile dinosaur lizard snake turtle
+    small_mammals: hamster mouse rabbit shrew squirrel
+    trees: maple_tree oak_tree palm_tree pine_tree willow_tree
+    vehicles_1: bicycle bus motorcycle pickup_truck train
+    vehicles_2: lawn_mower rocket streetcar tank tractor
+"""
+SUPERCLASS_OF = {
+    name: superclass.strip()
+    for superclass, names in (line.split(":") for line in _SUPERCLASSES.strip().splitlines())
+    for name in names.split()
+}
+CLASSES = {"cifar100": tuple(sorted(SUPERCLASS_OF)), "digits": tuple("0123456789")}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images uint8 [n, height, width, 3] and labels int64 [n]."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: torch.Tensor) -> "Split":
+        return Split(self.images[indices], self.labels[indices])
+
+    def to(self, device: torch.device) -> "Split":
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A training and a test set with the names of their classes and the normalisation that belongs to them.
+
+    `mean` and `std` are per channel, for pixels in [0, 1].
+    """
+
+    name: str
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def load(name: str = "cifar100", folder: str | os.PathLike | None = None) -> Dataset:
+    """The data set called `name`: cifar100 or digits.
+
+    CIFAR-100 is looked for in `folder`, else in the folder that MNV3_DATA names, else in ./data, and downloaded there
+    if it is missing. Raises InputError if it can be neither found nor downloaded, or if a file is damaged.
+    """
+    choose("data set", name, CLASSES)
+    return _digits() if name == "digits" else _cifar100(cifar100_folder(folder))
+
+
+def cifar100_folder(folder: str | os.PathLike | None = None) -> Path:
+    """Where the files of CIFAR-100 lie, or would lie; see `load`."""
+    base = Path(folder or os.environ.get("MNV3_DATA") or "data")
+    return base if (base / "train.bin").is_file() else base / FOLDER
+
+
+def available(folder: str | os.PathLike | None = None) -> bool:
+    """Whether CIFAR-100 is on this machine."""
+    return all((cifar100_folder(folder) / file).is_file() for file in FILES)
+
+
+@cache
+def _digits() -> Dataset:
+    """1,797 handwritten digits that ship with scikit-learn, 8x8 grey made 32x32 RGB; a fifth is the test set."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    grey, labels = load_digits(return_X_y=True)
+    grey = np.rint(grey.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    images = np.stack([np.asarray(Image.fromarray(image).resize((32, 32)).convert("RGB")) for image in grey])
+    train, test = train_test_split(np.arange(len(labels)), test_size=0.2, random_state=0, stratify=labels)
+    whole = Split(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))
+    pixels = images[train] / 255
+    mean, std = pixels.mean((0, 1, 2)), pixels.std((0, 1, 2))
+    return Dataset(
+        "digits",
+        whole.take(torch.from_numpy(train)),
+        whole.take(torch.from_numpy(test)),
+        CLASSES["digits"],
+        tuple(mean.tolist()),
+        tuple(std.tolist()),
+    )
+
+
+def _cifar100(folder: Path) -> Dataset:
+    if not all((folder / file).is_file() for file in FILES):
+        _download(folder)
+    train, test = (_read(folder / file, count) for file, count in FILES.items())
+    return Dataset(
+        "cifar100",
+        train,
+        test,
+        CLASSES["cifar100"],
+        mean=(0.50707516, 0.48654887, 0.44091784),
+        std=(0.26733429, 0.25643846, 0.27615047),
+    )
+
+
+def _read(path: Path, count: int) -> Split:
+    """One file of the official binary layout."""
+    expected = count * RECORD
+    size = path.stat().st_size
+    mend = f"delete the folder and run again, or fetch {URL}"
+    if size != expected:
+        raise InputError(f"{path} has {size:,} bytes and should have {expected:,}: {mend}")
+    records = np.fromfile(path, np.uint8).reshape(count, RECORD)
+    superclasses, labels = records[:, 0], records[:, 1]
+    if superclasses.max() >= 20 or labels.max() >= 100:
+        raise InputError(f"{path} ({expected:,} bytes, as it should) has labels out of range, so it is damaged: {mend}")
+    images = records[:, 2:].reshape(count, 3, 32, 32).transpose(0, 2, 3, 1)
+    return Split(torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels.astype(np.int64)))
+
+
+def _download(folder: Path) -> None:
+    """Fetch the official archive, check it, and put its two files of images into `folder`."""
+    base = folder.parent
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".cifar-100-", dir=base) as temporary:
+            archive = Path(temporary) / "archive.tar.gz"
+            digest = hashlib.md5(usedforsecurity=False)
+            with urllib.request.urlopen(URL, timeout=30) as response, archive.open("wb") as file:
+                total = int(response.headers.get("Content-Length") or 0) or None
+                with tqdm(desc="CIFAR-100", total=total, unit="B", unit_scale=True) as bar:
+                    while chunk := response.read(1 << 20):
+                        file.write(chunk)
+                        digest.update(chunk)
+                        bar.update(len(chunk))
+            if digest.hexdigest() != MD5:
+                raise InputError(f"{URL} came with md5 {digest.hexdigest()}, expected {MD5}: try again")
+            unpack(archive, Path(temporary))
+            folder.mkdir(exist_ok=True)
+            for file in FILES:
+                os.replace(Path(temporary) / file, folder / file)
+    except (OSError, urllib.error.URLError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise InputError(
+            f"CIFAR-100 is not in {base} and cannot be downloaded ({reason}): unpack {URL} (md5 {MD5}) there, "
+            f"or point MNV3_DATA at the folder that holds {FOLDER}"
+        ) from None
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Copy train.bin and test.bin, and nothing else, from the archive into `folder`.
+
+    Only the two names are looked up and their length is limited, so no member can land elsewhere or fill the disk.
+    """
+    try:
+        with tarfile.open(archive) as tar:
+            for file, count in FILES.items():
+                source = tar.extractfile(f"{FOLDER}/{file}")
+                if source is None:
+                    raise KeyError(file)
+                (folder / file).write_bytes(source.read(count * RECORD))
+    except (tarfile.TarError, KeyError, EOFError) as error:
+        raise InputError(f"{archive} is not the archive of CIFAR-100 ({error}): fetch {URL} again") from None
+
+
+def holdout(train: Split, fraction: float = 0.1) -> tuple[Split, Split]:
+    """Split off the last `fraction` of each class for tuning: 45,000 and 5,000 images of CIFAR-100, always the same."""
+    kept, held = [], []
+    for label in train.labels.unique():
+        indices = torch.nonzero(train.labels == label).flatten()
+        cut = len(indices) - round(fraction * len(indices))
+        kept.append(indices[:cut])
+        held.append(indices[cut:])
+    return train.take(torch.cat(kept).sort().values), train.take(torch.cat(held).sort().values)
+
+
+def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
+    """uint8 [n, height, width, 3] to float32 [n, 3, height, width] (channels last in memory), normalised."""
+    scale = torch.tensor([1 / (255 * deviation) for deviation in std], device=images.device)
+    shift = torch.tensor([-value / deviation for value, deviation in zip(mean, std, strict=True)], device=images.device)
+    return torch.addcmul(shift, images.float(), scale).permute(0, 3, 1, 2)
+
+
+PADDINGS = ("zero", "reflect")
+FLIPS = ("none", "random", "alternating")
+
+
+def crop_and_flip(
+    images: torch.Tensor, offsets: torch.Tensor, flips: torch.Tensor, padding: str = "zero"
+) -> torch.Tensor:
+    """Shift each image of a batch by its own offset and mirror some of them, in one gather.
+
+    images: uint8 [n, height, width, 3]; offsets: int64 [n, 2] (down, right), in pixels, negative too; flips: bool [n];
+    padding: what comes in at the border, black or the mirrored image. A crop from an image padded by p pixels is an
+    offset in [-p, p].
+    """
+    n, height, width, _ = images.shape
+    rows = torch.arange(height, device=images.device) + offsets[:, :1]
+    columns = torch.arange(width, device=images.device) + offsets[:, 1:]
+    columns = torch.where(flips[:, None], columns.flip(1), columns)
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+    rows, columns = _reflected(rows, height), _reflected(columns, width)
+    first = torch.arange(n, device=images.device)[:, None, None] * (height * width)
+    out = images.reshape(-1, 3)[first + rows[:, :, None] * width + columns[:, None, :]]
+    return out if padding == "reflect" else out * inside[..., None]
+
+
+def _reflected(index: torch.Tensor, size: int) -> torch.Tensor:
+    """Indices outside [0, size) mirrored into it, the border itself not repeated."""
+    return (size - 1 - (size - 1 - index.abs()).abs()).clamp(0, size - 1)
+
+
+def epoch_batches(
+    split: Split, *, batch_size: int, seed: int, epoch: int, crop: int, padding: str, flip: str
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Shuffled and augmented batches of one epoch: (uint8 [batch, height, width, 3], int64 [batch]).
+
+    Depends on `seed` and `epoch` alone, so that an epoch can be run again. A last batch that is not full is left out.
+    `crop`: pixels of padding for the random crop. `flip`: none, random, or alternating (each image is mirrored in
+    every second epoch, as in airbench).
+    """
+    generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+    device = split.labels.device
+    order = torch.randperm(len(split), generator=generator).to(device)
+    offsets = torch.randint(-crop, crop + 1, (len(split), 2), generator=generator).to(device)
+    if flip == "alternating":
+        first = torch.rand(len(split), generator=torch.Generator().manual_seed(seed)) < 0.5
+        flips = (first ^ bool(epoch % 2)).to(device)
+    else:
+        flips = (torch.rand(len(split), generator=generator) < (0.5 if flip == "random" else 0)).to(device)
+    for start in range(0, steps(split, batch_size) * batch_size, batch_size):
+        indices = order[start : start + batch_size]
+        batch = split.take(indices)
+        yield crop_and_flip(batch.images, offsets[indices], flips[indices], padding), batch.labels
+
+
+def steps(split: Split, batch_size: int) -> int:
+    """Batches in an epoch: full ones only, unless there is none."""
+    return max(1, len(split) // batch_size)

@@ -1,0 +1,14 @@
+"""The one exception for everything that comes from outside and cannot be used."""
+
+
+class InputError(ValueError):
+    """An argument, a file or a folder cannot be used.
+
+    The message is one line that names the culprit and the mend; the command line prints it as it is.
+    """
+
+
+def choose(what: str, value, choices) -> None:
+    """Raise InputError unless `value` is one of `choices`; the message lists them."""
+    if value not in choices:
+        raise InputError(f"unknown {what} {value!r}: choose from {', '.join(map(str, choices))}")

@@ -1,0 +1,57 @@
+"""What made a result: versions, processor, threads, commit."""
+
+import platform
+import subprocess
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def now() -> str:
+    """The time, UTC, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@cache
+def commit() -> str | None:
+    """The commit of this checkout, with `-dirty` where the package differs from it; None outside a checkout."""
+    head = _git("rev-parse", "HEAD")
+    return head and head + ("-dirty" if _git("status", "--porcelain", "--", "mnv3lib") else "")
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+@cache
+def processor() -> str:
+    """The processor's name as the system gives it, and how many cores this process sees."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return name
+
+
+def environment(device: torch.device | str = "cpu") -> dict:
+    """Versions, processor, threads and device, as they go into records and stamps."""
+    device = torch.device(device)
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "mnv3lib": version("mnv3lib"),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+    }

@@ -1,0 +1,156 @@
+"""A recipe: everything that defines a training run, and the named ones."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+
+from mnv3lib.data import CLASSES, FLIPS, PADDINGS
+from mnv3lib.errors import InputError, choose
+from mnv3lib.networks import Architecture, whole, within
+
+SCHEDULES = ("one_cycle", "cosine", "constant")
+OPTIMIZERS = ("sgd", "muon")
+
+
+@dataclass(frozen=True)
+class Recipe(Architecture):
+    """The network (the fields of Architecture) and how it is trained. An impossible value raises InputError.
+
+    recipe: the name it goes by; part of the run's name.
+    dataset: cifar100 or digits.
+    split: full (train on the whole training set, measure on the test set) or holdout (train on 90 % of the training
+        set, measure on the other 10 %; for every choice, so that none is made on the test set).
+    seed: of the initial weights, the order of the images and the augmentation.
+    epochs, batch_size: how long and in what portions.
+    optimizer: sgd, or muon (torch.optim.Muon for the pointwise convolutions, SGD for the rest).
+    learning_rate: the highest of the schedule.
+    schedule: one_cycle (linear up, linear to zero), cosine (to zero) or constant; warmup is the share of steps that
+        rises linearly from zero before it.
+    momentum, nesterov: of SGD.
+    weight_decay: on kernels and matrices alone, not on biases and norms.
+    muon_learning_rate, muon_weight_decay: of the pointwise convolutions, for the optimizer muon.
+    label_smoothing: share of the target spread over all classes.
+    crop: pixels of padding for the random crop; padding: zero (black) or reflect.
+    flip: none, random or alternating (in every second epoch).
+    image_sizes: pixels a side, the epochs shared out among them evenly; the last size is the one it is measured at.
+    """
+
+    model: str = "v3_small"
+    dropout: float | None = 0.0
+    recipe: str = "modern"
+    dataset: str = "cifar100"
+    split: str = "full"
+    seed: int = 0
+    epochs: int = 20
+    batch_size: int = 128
+    optimizer: str = "sgd"
+    learning_rate: float = 0.1
+    schedule: str = "cosine"
+    warmup: float = 0.0
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    muon_learning_rate: float = 0.02
+    muon_weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    crop: int = 4
+    padding: str = "zero"
+    flip: str = "random"
+    image_sizes: tuple[int, ...] = (32,)
+
+    def __post_init__(self):
+        super().__post_init__()
+        choose("recipe", self.recipe, RECIPES)
+        choose("data set", self.dataset, CLASSES)
+        choose("split", self.split, ("full", "holdout"))
+        choose("optimizer", self.optimizer, OPTIMIZERS)
+        choose("schedule", self.schedule, SCHEDULES)
+        choose("padding", self.padding, PADDINGS)
+        choose("flip", self.flip, FLIPS)
+        choose("nesterov", self.nesterov, (False, True))
+        whole("seed", self.seed, 0, 1_000_000)
+        whole("epochs", self.epochs, 1, 10_000)
+        whole("batch_size", self.batch_size, 2, 100_000)
+        whole("crop", self.crop, 0, 16)
+        within("learning_rate", self.learning_rate, 0, 100, above=True)
+        within("muon_learning_rate", self.muon_learning_rate, 0, 100, above=True)
+        for name in ("warmup", "momentum", "weight_decay", "muon_weight_decay", "label_smoothing"):
+            within(name, getattr(self, name), 0, 1)
+        object.__setattr__(self, "image_sizes", tuple(self.image_sizes))  # JSON and YAML have lists
+        if not self.image_sizes:
+            raise InputError("image_sizes is empty: give at least one size in pixels")
+        for size in self.image_sizes:
+            whole("image_sizes", size, 8, 512)
+        if self.num_classes != len(CLASSES[self.dataset]):
+            raise InputError(f"num_classes {self.num_classes}: {self.dataset} has {len(CLASSES[self.dataset])} classes")
+
+    @property
+    def run(self) -> str:
+        """The name of the run: mobilenet_v3_small_0.25, with what is not usual behind it (_original, _seed1)."""
+        parts = ["mobilenet", self.model, str(float(self.width))]
+        if self.recipe != "modern":
+            parts.append(self.recipe)
+        if self.dataset != "cifar100":
+            parts.append(self.dataset)
+        if self.split != "full":
+            parts.append(self.split)
+        if self.seed:
+            parts.append(f"seed{self.seed}")
+        return "_".join(parts)
+
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that differ wherever two recipes differ."""
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def architecture(self) -> Architecture:
+        return Architecture(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Architecture)})
+
+    def as_dict(self) -> dict:
+        """The fields as JSON knows them."""
+        return dataclasses.asdict(self) | {"image_sizes": list(self.image_sizes)}
+
+    def image_size(self, epoch: int) -> int:
+        """Pixels a side in `epoch`, counted from 0."""
+        return self.image_sizes[epoch * len(self.image_sizes) // self.epochs]
+
+    def rate(self, progress: float) -> float:
+        """The schedule's factor of the learning rate when a share `progress`, in [0, 1), of the steps is done."""
+        if progress < self.warmup:
+            return progress / self.warmup
+        if self.schedule == "constant":
+            return 1.0
+        rest = (progress - self.warmup) / (1 - self.warmup) if self.warmup < 1 else 1.0
+        return 1 - rest if self.schedule == "one_cycle" else (1 + math.cos(math.pi * rest)) / 2
+
+
+RECIPES = {
+    # The earlier report's. It does not tell learning rate and schedule: 0.1 and cosine are ours.
+    "original": dict(learning_rate=0.1, schedule="cosine", momentum=0.9),
+    "modern": dict(
+        learning_rate=0.3,
+        schedule="one_cycle",
+        warmup=0.2,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=5e-4,
+        label_smoothing=0.05,
+        norm_momentum=0.1,
+    ),
+}
+
+
+def make(recipe: str = "modern", **changes) -> Recipe:
+    """The recipe called `recipe` with some fields changed, e.g. `make("modern", model="v2", width=0.35, seed=1)`.
+
+    `num_classes` follows `dataset`. Raises InputError on an unknown field or an impossible value.
+    """
+    choose("recipe", recipe, RECIPES)
+    names = [field.name for field in dataclasses.fields(Recipe)]
+    for name in changes:
+        choose("field of a recipe", name, names)
+    classes = CLASSES.get(changes.get("dataset", "cifar100"), ())
+    return Recipe(**{"num_classes": len(classes) or 100} | RECIPES[recipe] | changes, recipe=recipe)

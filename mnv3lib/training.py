@@ -1,0 +1,311 @@
+"""Fit a recipe: step, evaluate, checkpoint, resume, and write the run to the folder of trained models."""
+
+import ctypes
+import math
+import os
+import pickle
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from mnv3lib import cost, data, provenance, store
+from mnv3lib.data import Dataset, Split
+from mnv3lib.errors import InputError
+from mnv3lib.networks import MobileNet
+from mnv3lib.recipe import Recipe
+
+
+class DivergedError(RuntimeError):
+    """The loss is no longer a finite number. The checkpoint is the last good epoch's."""
+
+
+@dataclass
+class Fit:
+    """What came out of a run: the network, a row an epoch, and the predictions on the measured set."""
+
+    network: MobileNet
+    history: pd.DataFrame
+    predictions: dict[str, np.ndarray]
+    started: str
+
+
+def checkpoints_folder() -> Path:
+    """Where runs in progress keep their checkpoints: MNV3_CHECKPOINTS, else mnv3lib/checkpoints in the user's cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("MNV3_CHECKPOINTS") or cache / "mnv3lib" / "checkpoints")
+
+
+def default_device() -> torch.device:
+    """CUDA where there is a GPU, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def keep_memory() -> None:
+    """Tell glibc's allocator to keep what is freed.
+
+    By default it gives the activations back to the system after every step, and the page faults of asking for them
+    again cost a third of the training time on CPUs.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
+        libc.mallopt(m_top_pad, 256 * 2**20)
+
+
+def train(
+    recipe: Recipe,
+    *,
+    dataset: Dataset | None = None,
+    models: Path | None = None,
+    checkpoints: Path | None = None,
+    device: torch.device | None = None,
+    weights: bool = True,
+    overwrite: bool = False,
+    log: Callable[[str], None] = print,
+) -> dict:
+    """Make the run that `recipe` defines, or go on with it, and return its record.
+
+    A run that has its record in the folder `models` already is not made again; one with the same name from another
+    recipe raises InputError unless `overwrite`. The checkpoint of a run in progress lies in `checkpoints`, and goes
+    when the run is written. Without `weights` only record and history are kept.
+    """
+    models = models or store.models_folder()
+    target = store.run_folder(recipe.run, models)
+    if (target / store.RECORD).is_file() and not overwrite:
+        record = store.load_record(recipe.run, models)
+        if record["recipe"] == recipe.as_dict():
+            log(f"{recipe.run} is in {models} already")
+            return record
+        differing = [name for name, value in recipe.as_dict().items() if record["recipe"].get(name) != value]
+        raise InputError(
+            f"{target} holds a run of another recipe ({', '.join(differing)} differ): overwrite or move it"
+        )
+    dataset = dataset or data.load(recipe.dataset)
+    checkpoint = (checkpoints or checkpoints_folder()) / f"{recipe.run}-{recipe.digest}" / "checkpoint.pt"
+    fit = fit_recipe(recipe, dataset, checkpoint=checkpoint, device=device, log=log)
+    record = describe(recipe, fit)
+    store.save(models, record, fit.history, *((fit.network, fit.predictions) if weights else (None, None)))
+    shutil.rmtree(checkpoint.parent, ignore_errors=True)
+    return record
+
+
+def describe(recipe: Recipe, fit: Fit) -> dict:
+    """The record of a run, ready for JSON. Accuracies are in percent."""
+    parameters, macs = cost.totals(fit.network, recipe.image_sizes[-1])
+    hits = fit.predictions["classes"] == fit.predictions["labels"][:, None]
+    return {
+        "run": recipe.run,
+        "recipe": recipe.as_dict(),
+        "parameters": parameters,
+        "macs": macs,
+        "result": {
+            "top1": round(100 * float(hits[:, 0].mean()), 4),
+            "top5": round(100 * float(hits.any(1).mean()), 4),
+            "images": len(hits),
+        },
+        "environment": provenance.environment(next(fit.network.parameters()).device),
+        "commit": provenance.commit(),
+        "started": fit.started,
+        "seconds": round(float(fit.history["seconds"].sum()), 1),
+        "images_per_second": round(float(fit.history["images_per_second"].median()), 1),
+    }
+
+
+def fit_recipe(
+    recipe: Recipe,
+    dataset: Dataset,
+    *,
+    checkpoint: Path | None = None,
+    device: torch.device | None = None,
+    log: Callable[[str], None] = print,
+) -> Fit:
+    """Train the network of `recipe` on `dataset`, epoch by epoch, and measure it after the last.
+
+    With `checkpoint`, the state is written there after every epoch, and a run found there goes on: on the same
+    machine, device and number of threads it ends with the same weights, bit for bit, as one never stopped. Raises
+    DivergedError when the loss is no finite number.
+    """
+    device = device or default_device()
+    keep_memory()
+    train_split, test_split = (
+        data.holdout(dataset.train) if recipe.split == "holdout" else (dataset.train, dataset.test)
+    )
+    train_split, test_split = train_split.to(device), test_split.to(device)
+
+    torch.manual_seed(recipe.seed)
+    network = MobileNet(recipe.architecture)
+    network.classes, network.mean, network.std = dataset.classes, dataset.mean, dataset.std
+    network.to(device, memory_format=torch.channels_last)
+    optimizers = make_optimizers(recipe, network)
+    history, started = [], provenance.now()
+    if checkpoint and checkpoint.is_file():
+        history, started = restore(checkpoint, recipe, network, optimizers)
+        log(f"{recipe.run}: goes on after epoch {len(history)} of {recipe.epochs}")
+
+    predictions = None
+    for epoch in range(len(history), recipe.epochs):
+        row = train_epoch(recipe, network, optimizers, train_split, epoch)
+        start = time.perf_counter()
+        predictions = best_five(network, test_split, recipe.image_sizes[-1])
+        top1 = 100 * float((predictions["classes"][:, 0] == predictions["labels"]).mean())
+        row = {**row, "test_top1": round(top1, 4), "seconds": round(row["seconds"] + time.perf_counter() - start, 3)}
+        history.append(row)
+        if checkpoint:
+            write_checkpoint(checkpoint, recipe, network, optimizers, history, started)
+        log(
+            f"{recipe.run}: epoch {epoch + 1}/{recipe.epochs}, loss {row['train_loss']:.3f}, training top-1 "
+            f"{row['train_top1']:.2f} %, test top-1 {top1:.2f} %, {row['images_per_second']:.0f} images/s"
+        )
+    if predictions is None:
+        predictions = best_five(network, test_split, recipe.image_sizes[-1])
+    columns = ["epoch", "learning_rate", "train_loss", "train_top1", "test_top1", "seconds", "images_per_second"]
+    return Fit(network.eval(), pd.DataFrame(history, columns=columns), predictions, started)
+
+
+def make_optimizers(recipe: Recipe, network: nn.Module) -> list[torch.optim.Optimizer]:
+    """The optimizers of a recipe; each group of parameters keeps its highest learning rate as `peak`."""
+    kernels = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    optimizers = []
+    if recipe.optimizer == "muon":
+        pointwise = [p for p in kernels if p.ndim == 4 and p.shape[1] > 1 and p.shape[2:] == (1, 1)]
+        chosen = {id(parameter) for parameter in pointwise}
+        kernels = [parameter for parameter in kernels if id(parameter) not in chosen]
+        optimizers.append(
+            torch.optim.Muon(
+                pointwise,
+                lr=recipe.muon_learning_rate,
+                weight_decay=recipe.muon_weight_decay,
+            )
+        )
+    groups = [{"params": kernels, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizers.append(
+        torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True)
+    )
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return optimizers
+
+
+def train_epoch(
+    recipe: Recipe, network: nn.Module, optimizers: list[torch.optim.Optimizer], split: Split, epoch: int
+) -> dict:
+    """One pass over `split`; returns the row of history without the test accuracy."""
+    start = time.perf_counter()
+    device = split.labels.device
+    size = recipe.image_size(epoch)
+    steps = data.steps(split, recipe.batch_size)
+    half = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else None
+    torch.manual_seed(recipe.seed * 100_003 + epoch)  # of dropout
+    network.train()
+    batches = data.epoch_batches(
+        split,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        epoch=epoch,
+        crop=recipe.crop,
+        padding=recipe.padding,
+        flip=recipe.flip,
+    )
+    loss_sum, hits, images, rate = torch.zeros((), device=device), torch.zeros((), device=device), 0, 0.0
+    bar = tqdm(
+        batches, total=steps, desc=f"epoch {epoch + 1}/{recipe.epochs}", leave=False, disable=not sys.stderr.isatty()
+    )
+    for step, (pixels, labels) in enumerate(bar):
+        factor = recipe.rate((epoch * steps + step + 1) / (recipe.epochs * steps + 1))
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * factor
+        rate = recipe.learning_rate * factor
+        inputs = resize(data.normalise(pixels, network.mean, network.std), size)
+        with torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None):
+            logits = network(inputs)
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        loss_sum += loss.detach() * len(labels)
+        hits += (logits.detach().argmax(1) == labels).sum()
+        images += len(labels)
+    if not math.isfinite(loss_sum.item()):
+        raise DivergedError(f"{recipe.run}: the loss is {loss_sum.item()} in epoch {epoch + 1}: lower learning_rate")
+    seconds = time.perf_counter() - start
+    return {
+        "epoch": epoch + 1,
+        "learning_rate": round(rate, 8),
+        "train_loss": round(loss_sum.item() / images, 6),
+        "train_top1": round(100 * hits.item() / images, 4),
+        "seconds": seconds,
+        "images_per_second": round(images / seconds, 1),
+    }
+
+
+def resize(inputs: torch.Tensor, size: int) -> torch.Tensor:
+    """Float images [n, 3, height, width] resampled (bilinear, antialiased) to `size` pixels a side if they differ."""
+    if inputs.shape[-1] == size:
+        return inputs
+    return F.interpolate(inputs, (size, size), mode="bilinear", antialias=True)
+
+
+@torch.inference_mode()
+def best_five(network: MobileNet, split: Split, size: int = 32, batch_size: int = 500) -> dict[str, np.ndarray]:
+    """`labels` [n], the five best `classes` [n, 5], best first, and their `probabilities` [n, 5] for every image."""
+    network.eval()
+    classes, probabilities = [], []
+    for start in range(0, len(split), batch_size):
+        pixels = split.images[start : start + batch_size]
+        logits = network(resize(data.normalise(pixels, network.mean, network.std), size))
+        best = logits.softmax(1).topk(min(5, logits.shape[1]))
+        classes.append(best.indices.cpu())
+        probabilities.append(best.values.cpu())
+    return {
+        "labels": split.labels.cpu().numpy().astype(np.uint8),
+        "classes": torch.cat(classes).numpy().astype(np.uint8),
+        "probabilities": torch.cat(probabilities).numpy().astype(np.float32),
+    }
+
+
+def write_checkpoint(
+    path: Path, recipe: Recipe, network: nn.Module, optimizers: list, history: list[dict], started: str
+) -> None:
+    """Write all that `restore` needs; the old checkpoint stays whole until the new one is."""
+    state = {
+        "digest": recipe.digest,
+        "network": network.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "history": history,
+        "started": started,
+    }
+    with store.replacing(path) as temporary:
+        torch.save(state, temporary)
+
+
+def restore(path: Path, recipe: Recipe, network: nn.Module, optimizers: list) -> tuple[list[dict], str]:
+    """Load a checkpoint into `network` and `optimizers`; returns the rows of history and when the run started."""
+    try:
+        state = torch.load(path, weights_only=True, map_location=next(network.parameters()).device)
+        if state["digest"] != recipe.digest:
+            raise KeyError("another recipe")
+        network.load_state_dict(state["network"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        return state["history"], state["started"]
+    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, ValueError, EOFError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is no checkpoint of this run ({reason}): delete it to start anew") from None
