@@ -23,7 +23,7 @@ def make_divisible(channels: float, divisor: int = 8) -> int:
 
 
 class ComposedHardswish(nn.Module):
-    """Hard swish from primitives, x * ReLU6(x + 3) / 6 (V3 paper, section 5.2), as a framework without the kernel runs it."""
+    """Hard swish from primitives: x * ReLU6(x + 3) / 6 (V3 paper, section 5.2)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * F.relu6(x + 3) / 6

@@ -203,7 +203,7 @@ class Architecture:
     initialization: torch (its default), kaiming_normal (fan-out, as torchvision) or truncated_normal (standard
         deviation 0.09, as the official code).
     zero_init_residual: start each block that has a residual as the identity.
-    norm_momentum: batch norm's weight of the newest batch; None: as in torchvision (0.01 for V3, the paper's decay 0.99).
+    norm_momentum: batch norm's weight of the newest batch; None: as in torchvision (0.01 for V3, the paper's 0.99).
     """
 
     model: str
@@ -247,9 +247,7 @@ def within(name: str, value, low: float, high: float, *, above: bool = False) ->
     """Raise InputError unless `value` is a number with low <= value <= high (`above`: low < value)."""
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not number or not low <= value <= high or (above and value == low):
-        raise InputError(
-            f"{name} {value!r}: give a number {'above' if above else 'from'} {low:g} {'up ' if above else ''}to {high:g}"
-        )
+        raise InputError(f"{name} {value!r}: give a number {'above' if above else 'from'} {low:g}, at most {high:g}")
 
 
 def whole(name: str, value, low: int, high: int) -> None:

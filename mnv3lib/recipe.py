@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from dataclasses import dataclass
 
 from mnv3lib.data import CLASSES, FLIPS, PADDINGS
@@ -19,6 +20,7 @@ class Recipe(Architecture):
     """The network (the fields of Architecture) and how it is trained. An impossible value raises InputError.
 
     recipe: the name it goes by; part of the run's name.
+    variant: what a comparison calls a changed recipe; part of the run's name too.
     dataset: cifar100 or digits.
     split: full (train on the whole training set, measure on the test set) or holdout (train on 90 % of the training
         set, measure on the other 10 %; for every choice, so that none is made on the test set).
@@ -40,6 +42,7 @@ class Recipe(Architecture):
     model: str = "v3_small"
     dropout: float | None = 0.0
     recipe: str = "modern"
+    variant: str = ""
     dataset: str = "cifar100"
     split: str = "full"
     seed: int = 0
@@ -63,6 +66,8 @@ class Recipe(Architecture):
     def __post_init__(self):
         super().__post_init__()
         choose("recipe", self.recipe, RECIPES)
+        if not re.fullmatch(r"[A-Za-z0-9.+-]{0,60}", self.variant):
+            raise InputError(f"variant {self.variant!r}: use letters, digits and . + - alone, 60 at most")
         choose("data set", self.dataset, CLASSES)
         choose("split", self.split, ("full", "holdout"))
         choose("optimizer", self.optimizer, OPTIMIZERS)
@@ -96,6 +101,8 @@ class Recipe(Architecture):
             parts.append(self.dataset)
         if self.split != "full":
             parts.append(self.split)
+        if self.variant:
+            parts.append(self.variant)
         if self.seed:
             parts.append(f"seed{self.seed}")
         return "_".join(parts)

@@ -32,12 +32,15 @@ class DivergedError(RuntimeError):
 
 @dataclass
 class Fit:
-    """What came out of a run: the network, a row an epoch, and the predictions on the measured set."""
+    """What came out of a run: the network, a row an epoch, the predictions on the measured set.
+
+    `origin` tells when and from which commit it started and, in `resumed`, after which epochs it went on from where.
+    """
 
     network: MobileNet
     history: pd.DataFrame
     predictions: dict[str, np.ndarray]
-    started: str
+    origin: dict
 
 
 def checkpoints_folder() -> Path:
@@ -90,9 +93,7 @@ def train(
             log(f"{recipe.run} is in {models} already")
             return record
         differing = [name for name, value in recipe.as_dict().items() if record["recipe"].get(name) != value]
-        raise InputError(
-            f"{target} holds a run of another recipe ({', '.join(differing)} differ): overwrite or move it"
-        )
+        raise InputError(f"{target} has another recipe ({', '.join(differing)} differ): overwrite it or move it away")
     dataset = dataset or data.load(recipe.dataset)
     checkpoint = (checkpoints or checkpoints_folder()) / f"{recipe.run}-{recipe.digest}" / "checkpoint.pt"
     fit = fit_recipe(recipe, dataset, checkpoint=checkpoint, device=device, log=log)
@@ -117,8 +118,7 @@ def describe(recipe: Recipe, fit: Fit) -> dict:
             "images": len(hits),
         },
         "environment": provenance.environment(next(fit.network.parameters()).device),
-        "commit": provenance.commit(),
-        "started": fit.started,
+        **fit.origin,
         "seconds": round(float(fit.history["seconds"].sum()), 1),
         "images_per_second": round(float(fit.history["images_per_second"].median()), 1),
     }
@@ -150,9 +150,10 @@ def fit_recipe(
     network.classes, network.mean, network.std = dataset.classes, dataset.mean, dataset.std
     network.to(device, memory_format=torch.channels_last)
     optimizers = make_optimizers(recipe, network)
-    history, started = [], provenance.now()
+    history, origin = [], {"commit": provenance.commit(), "started": provenance.now(), "resumed": []}
     if checkpoint and checkpoint.is_file():
-        history, started = restore(checkpoint, recipe, network, optimizers)
+        history, origin = restore(checkpoint, recipe, network, optimizers)
+        origin["resumed"].append({"after_epoch": len(history), "commit": provenance.commit()})
         log(f"{recipe.run}: goes on after epoch {len(history)} of {recipe.epochs}")
 
     predictions = None
@@ -164,7 +165,7 @@ def fit_recipe(
         row = {**row, "test_top1": round(top1, 4), "seconds": round(row["seconds"] + time.perf_counter() - start, 3)}
         history.append(row)
         if checkpoint:
-            write_checkpoint(checkpoint, recipe, network, optimizers, history, started)
+            write_checkpoint(checkpoint, recipe, network, optimizers, history, origin)
         log(
             f"{recipe.run}: epoch {epoch + 1}/{recipe.epochs}, loss {row['train_loss']:.3f}, training top-1 "
             f"{row['train_top1']:.2f} %, test top-1 {top1:.2f} %, {row['images_per_second']:.0f} images/s"
@@ -172,7 +173,7 @@ def fit_recipe(
     if predictions is None:
         predictions = best_five(network, test_split, recipe.image_sizes[-1])
     columns = ["epoch", "learning_rate", "train_loss", "train_top1", "test_top1", "seconds", "images_per_second"]
-    return Fit(network.eval(), pd.DataFrame(history, columns=columns), predictions, started)
+    return Fit(network.eval(), pd.DataFrame(history, columns=columns), predictions, origin)
 
 
 def make_optimizers(recipe: Recipe, network: nn.Module) -> list[torch.optim.Optimizer]:
@@ -282,7 +283,7 @@ def best_five(network: MobileNet, split: Split, size: int = 32, batch_size: int 
 
 
 def write_checkpoint(
-    path: Path, recipe: Recipe, network: nn.Module, optimizers: list, history: list[dict], started: str
+    path: Path, recipe: Recipe, network: nn.Module, optimizers: list, history: list[dict], origin: dict
 ) -> None:
     """Write all that `restore` needs; the old checkpoint stays whole until the new one is."""
     state = {
@@ -290,14 +291,14 @@ def write_checkpoint(
         "network": network.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "history": history,
-        "started": started,
+        "origin": origin,
     }
     with store.replacing(path) as temporary:
         torch.save(state, temporary)
 
 
-def restore(path: Path, recipe: Recipe, network: nn.Module, optimizers: list) -> tuple[list[dict], str]:
-    """Load a checkpoint into `network` and `optimizers`; returns the rows of history and when the run started."""
+def restore(path: Path, recipe: Recipe, network: nn.Module, optimizers: list) -> tuple[list[dict], dict]:
+    """Load a checkpoint into `network` and `optimizers`; returns the rows of history and the origin."""
     try:
         state = torch.load(path, weights_only=True, map_location=next(network.parameters()).device)
         if state["digest"] != recipe.digest:
@@ -305,7 +306,7 @@ def restore(path: Path, recipe: Recipe, network: nn.Module, optimizers: list) ->
         network.load_state_dict(state["network"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        return state["history"], state["started"]
+        return state["history"], state["origin"]
     except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, ValueError, EOFError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path} is no checkpoint of this run ({reason}): delete it to start anew") from None
