@@ -109,6 +109,7 @@ def save_weights(network: MobileNet, path: Path) -> None:
     }
     with replacing(path) as temporary:
         save_file({key: value.contiguous() for key, value in network.state_dict().items()}, temporary, metadata=header)
+        temporary.chmod(0o644)
 
 
 def load(run: str, folder: Path | None = None) -> MobileNet:
