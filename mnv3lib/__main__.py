@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
-from mnv3lib import data, recipe, store, training
+from mnv3lib import data, evaluation, evaluation_text, latency, networks, prediction, recipe, store, training
 from mnv3lib.errors import InputError
+from mnv3lib.provenance import ROOT
 from mnv3lib.recipe import Recipe
 
 ALIASES = {"small": "v3_small", "large": "v3_large"}
@@ -47,6 +48,10 @@ def make_parser() -> Parser:
     parser = Parser(prog="mnv3", description=__doc__.splitlines()[0], formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_train(commands)
+    add_evaluate(commands)
+    add_predict(commands)
+    add_latency(commands)
+    add_report(commands)
     return parser
 
 
@@ -130,6 +135,155 @@ def train(options: argparse.Namespace) -> None:
     )
     result = record["result"]
     print(f"{record['run']}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} % on {result['images']:,} images")
+
+
+def add_report(commands) -> None:
+    command = add_command(commands, "report", make_report, "Run the notebooks and export the report as HTML.")
+    command.add_argument("--models", type=Path, default=store.models_folder(), help="the folder of trained models")
+    command.add_argument("--output", type=Path, default=ROOT / "report", help="the folder of the pages")
+    command.add_argument("--figures", type=Path, default=ROOT / "figures", help="the folder of the figures")
+    command.add_argument("--check", action="store_true", help="only tell whether the report is up to date")
+
+
+def make_report(options: argparse.Namespace) -> int:
+    from mnv3lib import report, results  # Jupyter is slow to import
+
+    if options.check:
+        changed = report.outdated(options.output, models=options.models)
+        if changed:
+            print(f"the report is older than {', '.join(changed)}: run mnv3 report", file=sys.stderr)
+        return int(bool(changed))
+    try:
+        page = report.make(output=options.output, figures=options.figures, models=options.models)
+    except report.NotebookError as error:
+        print(f"mnv3: error: {error}", file=sys.stderr)
+        return 1
+    results.update_readme(ROOT / "README.md", options.models)
+    print(f"open {page}")
+    return 0
+
+
+def add_evaluate(commands) -> None:
+    command = add_command(
+        commands,
+        "evaluate",
+        evaluate,
+        "Measure trained models on their test set: live where CIFAR-100 is there, else from the recorded predictions.",
+    )
+    add_common(command)
+    command.add_argument("runs", nargs="*", metavar="RUN", help="which (else all that are trained)")
+    command.add_argument("--recorded", action="store_true", help="measure nothing, use the recorded predictions")
+    command.add_argument("--format", default="table", choices=["table", "csv", "json"], help="of the output")
+    command.add_argument(
+        "--details", action="store_true", help="by class and superclass, confusion and calibration too (table, json)"
+    )
+    command.set_defaults(usage_error=command.error)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    if options.details and options.format == "csv":
+        options.usage_error("--details has several tables and CSV holds one: use --format json")
+    evaluations = evaluation.evaluate(
+        options.runs, models=options.models, data_folder=options.data, recorded=options.recorded, log=note
+    )
+    summary = evaluation.summary(evaluations)
+    if options.format == "csv":
+        print(summary.to_csv(index=False), end="")
+    elif options.format == "json":
+        print(evaluation_text.as_json(evaluations, options.details))
+    else:
+        print(evaluation_text.readable(summary).to_string(index=False))
+        for one in evaluations if options.details else ():
+            print("\n" + evaluation_text.details(one))
+
+
+def add_predict(commands) -> None:
+    command = add_command(
+        commands,
+        "predict",
+        predict,
+        "Label images with every trained model. A file that is no image is reported, the rest goes on (exit code 1).",
+    )
+    command.add_argument(
+        "paths", nargs="*", type=Path, metavar="PATH", help="images and folders of images (else test_images)"
+    )
+    command.add_argument("--run", nargs="+", action="extend", metavar="RUN", help="which models (else all)")
+    command.add_argument("--models", type=Path, default=store.models_folder(), help="the folder of trained models")
+    command.add_argument("--threads", type=positive, help="threads of torch (else as many as there are cores)")
+    command.add_argument("--top", type=positive, default=5, help="guesses an image")
+    command.add_argument("--format", default="table", choices=["table", "csv", "json"], help="of the output")
+    command.add_argument("--out", type=Path, metavar="FILE", help="where to write it (else to the terminal)")
+
+
+def predict(options: argparse.Namespace) -> int:
+    failures = []
+
+    def failed(line: str) -> None:
+        failures.append(line)
+        note(line)
+
+    table = prediction.label(
+        options.paths or [prediction.images_folder()],
+        options.run or (),
+        models=options.models,
+        top=options.top,
+        report=failed,
+    )
+    text = prediction.as_text(table, options.format)
+    if options.out:
+        with store.replacing(options.out) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    elif not table.empty:
+        print(text, end="")
+    return 1 if failures else 0
+
+
+def add_latency(commands) -> None:
+    command = add_command(
+        commands,
+        "latency",
+        measure_latency,
+        "How long a forward pass takes: named runs, or models at widths, or (without either) every trained model and "
+        "every width of the four networks, untrained where there is no run. The table says which.",
+    )
+    command.add_argument("runs", nargs="*", metavar="RUN", help="trained models")
+    command.add_argument("--model", type=model, nargs="+", choices=networks.MODELS, help="(else all)")
+    command.add_argument("--width", type=float, nargs="+", help=f"(else {' '.join(map(str, latency.WIDTHS))})")
+    command.add_argument("--batch", type=positive, nargs="+", default=[1, 64], help="images at a time")
+    command.add_argument("--size", type=positive, default=32, help="pixels a side")
+    command.add_argument(
+        "--threads", dest="counts", type=positive, nargs="+", metavar="THREADS", help="(else as many as there are cores)"
+    )
+    command.add_argument(
+        "--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: the CPU, and a GPU if there is one"
+    )
+    command.add_argument("--seconds", type=float, default=1.0, help="for each measurement")
+    command.add_argument("--models", type=Path, default=store.models_folder(), help="the folder of trained models")
+    command.add_argument("--format", default="table", choices=["table", "csv", "json"], help="of the output")
+    command.add_argument("--out", type=Path, metavar="CSV", help="write it as CSV to this file too")
+
+
+def measure_latency(options: argparse.Namespace) -> None:
+    subjects = latency.subjects(
+        options.runs, options.model, options.width, folder=options.models, size=options.size
+    )
+    table = latency.compare(
+        subjects,
+        batches=options.batch,
+        threads=options.counts,
+        devices=latency.devices(options.device),
+        size=options.size,
+        seconds=options.seconds,
+    )
+    if options.out:
+        with store.replacing(options.out) as temporary:
+            temporary.write_text(latency.as_text(table, "csv"), encoding="utf-8")
+    print(latency.as_text(table, options.format), end="")
+
+
+def note(line: str) -> None:
+    """A line beside the output."""
+    print(f"mnv3: {line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

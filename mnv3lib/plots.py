@@ -1,14 +1,20 @@
 """Every figure of the report, in one style: legible in print and to the colour-blind."""
 
 import json
+import math
 import os
 from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mnv3lib import provenance
+from mnv3lib.recipe import Recipe
 
 COLOURS = mpl.color_sequences["petroff10"]  # made to be told apart with any colour vision (Petroff 2021)
 MODEL_STYLE = {
@@ -57,3 +63,91 @@ def show(figure: Figure, name: str, *, alt: str, caption: str, folder: str | os.
     plt.close(figure)
     display(Image(path.read_bytes(), width=round(figure.get_figwidth() * 96)), metadata={"image/png": {"alt": alt}})
     display(Markdown(f"*{caption}*"))
+
+
+def schedules(recipes: dict[str, Recipe]) -> Figure:
+    """The learning rate over the epochs of each recipe."""
+    figure, axes = plt.subplots()
+    for (name, recipe), line in zip(recipes.items(), ("-", "--", ":", "-."), strict=False):
+        progress = np.linspace(0, 1, 401)[:-1]
+        rates = [recipe.learning_rate * recipe.rate(share) for share in progress]
+        axes.plot(progress * recipe.epochs, rates, line, label=name)
+    axes.set(title="Learning rate by recipe", xlabel="epoch", ylabel="learning rate")
+    axes.legend()
+    return figure
+
+
+def curves(history: pd.DataFrame, title: str) -> Figure:
+    """Loss and accuracy of one run by epoch; `history` is a run's, as in store.load_history."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
+    left.plot(history["epoch"], history["train_loss"], marker="o", markersize=3)
+    left.set(title=title, xlabel="epoch", ylabel="training loss")
+    right.plot(
+        history["epoch"], history["train_top1"], "--", marker="o", markersize=3, label="training images, augmented"
+    )
+    right.plot(history["epoch"], history["test_top1"], marker="s", markersize=3, label="test images")
+    right.set(title="Accuracy", xlabel="epoch", ylabel="top-1 (%)")
+    right.legend()
+    for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def accuracy_curves(histories: dict[str, pd.DataFrame]) -> Figure:
+    """Test accuracy by epoch of many runs, each named at the end of its line."""
+    figure, axes = plt.subplots(figsize=(8.5, 4.8))
+    ends = []
+    for index, (run, history) in enumerate(sorted(histories.items(), key=lambda item: -item[1]["test_top1"].iloc[-1])):
+        line = ("-", "--", ":", "-.")[index // len(COLOURS) % 4]
+        axes.plot(history["epoch"], history["test_top1"], line, color=COLOURS[index % len(COLOURS)])
+        ends.append((history["test_top1"].iloc[-1], history["epoch"].iloc[-1], run.removeprefix("mobilenet_")))
+    label_ends(axes, ends)
+    axes.set(title="Test accuracy by epoch, recorded runs", xlabel="epoch", ylabel="top-1 on the test set (%)")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def label_ends(axes: Axes, ends: list[tuple[float, float, str]]) -> None:
+    """Write each (y, x, name) to the right of its line's end, moved apart where they would overlap; y descends."""
+    low, high = axes.get_ylim()
+    gap, previous = (high - low) / 24, math.inf
+    right = max(x for _, x, _ in ends) if ends else 0
+    for y, x, name in ends:
+        placed = min(y, previous - gap)
+        axes.annotate(
+            name,
+            (x, y),
+            xytext=(right * 1.03, placed),
+            fontsize=8,
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": "0.6", "lw": 0.6},
+        )
+        previous = placed
+    axes.set_xlim(right=right * 1.02)
+
+
+def augmented(images: torch.Tensor, batches: list[torch.Tensor], titles: list[str]) -> Figure:
+    """Photographs in the first column, then what augmentation made of them; all uint8 [n, height, width, 3]."""
+    columns = [images, *batches]
+    figure, grid = plt.subplots(
+        len(images), len(columns), figsize=(1.2 * len(columns), 1.25 * len(images) + 0.3), squeeze=False
+    )
+    for column, (batch, title) in enumerate(zip(columns, titles, strict=True)):
+        grid[0, column].set_title(title, fontsize=9, loc="center", fontweight="normal")
+        for row, image in enumerate(batch):
+            grid[row, column].imshow(image.numpy())
+            grid[row, column].axis("off")
+    return figure
+
+
+def ablation(table: pd.DataFrame, title: str) -> Figure:
+    """A bar for the accuracy of each variant; `table` has the columns variant, top1 and macs, as ablations.table."""
+    figure, axes = plt.subplots(figsize=(7.5, 0.5 * len(table) + 1.3))
+    bars = axes.barh(table["variant"], table["top1"], color=COLOURS[0], height=0.6)
+    labels = [f"{row.top1:.1f} ({row.macs / 1e6:.1f} M)" for row in table.itertuples()]
+    axes.bar_label(bars, labels, padding=4, fontsize=9)
+    axes.invert_yaxis()
+    axes.margins(x=0.2)
+    axes.grid(axis="y", visible=False)
+    axes.set(title=title, xlabel="top-1 on the test set (%)")
+    return figure

@@ -1,0 +1,42 @@
+# Each target does all the set-up it needs: a virtual environment in .venv from the lock, with the project in it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup report test lint lab lock
+
+help:
+	@echo "make report   run the notebooks and write report/index.html (about ten minutes on two cores)"
+	@echo "make test     run the tests (a few minutes)"
+	@echo "make lint     check style, notebooks and whether the report is up to date"
+	@echo "make lab      open the notebooks in JupyterLab"
+	@echo "make lock     resolve pyproject.toml into requirements.txt anew"
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
+	  || { echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=/path/to/python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+report: setup
+	$(BIN)/mnv3 report
+
+test: setup
+	$(BIN)/pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
+	$(BIN)/mnv3 report --check
+
+lab: setup
+	$(BIN)/jupyter lab notebooks
+
+lock: setup
+	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --output-file requirements.txt \
+	  --upgrade --quiet --no-annotate --no-emit-index-url --custom-compile-command "make lock"

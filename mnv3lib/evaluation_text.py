@@ -1,0 +1,68 @@
+"""Evaluations as text for a terminal or a notebook, and as JSON."""
+
+import json
+
+import pandas as pd
+
+from mnv3lib.evaluation import Evaluation, summary
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of `summary` for people: text, with units in the names of the columns."""
+    return pd.DataFrame(
+        {
+            "run": table["run"],
+            "parameters (M)": table["parameters"].map(lambda count: f"{count / 1e6:.2f}"),
+            "MACs (M)": table["macs"].map(lambda count: f"{count / 1e6:.1f}"),
+            "top-1 %": table["top1"].map("{:.2f}".format),
+            "95 % interval": _interval(table, "top1"),
+            "top-5 %": table["top5"].map("{:.2f}".format),
+            "top-5 interval": _interval(table, "top5"),
+            "ECE (points)": table["ece"].map("{:.2f}".format),
+            "images": table["images"].map("{:,}".format),
+            "measured on": table["measured_on"],
+            "source": table["source"],
+        }
+    )
+
+
+def _interval(table: pd.DataFrame, column: str) -> list[str]:
+    bounds = zip(table[f"{column}_low"], table[f"{column}_high"], strict=True)
+    return [f"{low:.2f} to {high:.2f}" for low, high in bounds]
+
+
+def details(evaluation: Evaluation) -> str:
+    """Everything by class and superclass, the confusion between superclasses and the calibration of one run."""
+    confusion = evaluation.superclass_confusion()
+    confusion.columns = range(1, len(confusion) + 1)
+    confusion.index = [f"{number:2} {name}" for number, name in zip(confusion.columns, confusion.index, strict=True)]
+    sections = {
+        "by class (top-1 and top-5 in percent)": evaluation.per_class(),
+        "by superclass (percent)": evaluation.per_superclass(),
+        "most confused pairs (images)": evaluation.confused_pairs(),
+        f"calibration (expected calibration error {evaluation.ece:.2f} points)": evaluation.calibration(),
+    }
+    texts = [f"{title}\n{_text(table, index=False)}" for title, table in sections.items()]
+    texts.append(f"superclasses (rows) taken for others (columns, numbered alike), images\n{_text(confusion)}")
+    return "\n\n".join(f"{evaluation.run}: {text}" for text in texts)
+
+
+def _text(table: pd.DataFrame, **options) -> str:
+    return table.to_string(float_format="{:.2f}".format, **options)
+
+
+def as_json(evaluations: list[Evaluation], with_details: bool = False) -> str:
+    """A list with an object a run: the columns of `evaluation.summary`, and with details all the tables."""
+    rows = json.loads(summary(evaluations).to_json(orient="records", double_precision=6))
+    for row, evaluation in zip(rows, evaluations, strict=True):
+        if with_details:
+            tables = {
+                "classes": (evaluation.per_class(), "records"),
+                "superclasses": (evaluation.per_superclass(), "records"),
+                "confused_pairs": (evaluation.confused_pairs(), "records"),
+                "calibration": (evaluation.calibration(), "records"),
+                "confusion": (evaluation.confusion(), "split"),
+                "superclass_confusion": (evaluation.superclass_confusion(), "split"),
+            }
+            row |= {name: json.loads(table.to_json(orient=orient)) for name, (table, orient) in tables.items()}
+    return json.dumps(rows, indent=1)

@@ -1,0 +1,98 @@
+"""What a network's latency is made of: the time of each layer, batch norm folded away, the maps of hard swish."""
+
+import copy
+from collections.abc import Callable
+from itertools import pairwise
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils import benchmark
+
+from mnv3lib import cost
+from mnv3lib.blocks import ComposedHardswish, SqueezeExcitation
+from mnv3lib.latency import ROUNDS, forward, steady, turn
+
+HARD_SWISH = (nn.Hardswish, ComposedHardswish)
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, *HARD_SWISH)
+
+
+def fold(network: nn.Module) -> nn.Module:
+    """A copy in eval mode in which each batch norm has gone into the convolution before it; the answers stay."""
+    folded = copy.deepcopy(network).eval()
+    for sequence in [module for module in folded.modules() if isinstance(module, nn.Sequential)]:
+        for (name, layer), (norm_name, norm) in pairwise(list(sequence.named_children())):
+            if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                sequence.add_module(name, fuse_conv_bn_eval(layer, norm))
+                sequence.add_module(norm_name, nn.Identity())
+    return folded
+
+
+def layer_times(
+    network: nn.Module,
+    images: torch.Tensor,
+    *,
+    threads: int | None = None,
+    seconds: float = 1.0,
+    clock: Callable[[], float] = benchmark.timer,
+) -> pd.DataFrame:
+    """Where the time of a forward pass goes: a row a layer with layer, kind, macs (one image) and median_ms.
+
+    kind: pointwise, depthwise, standard, linear, batch norm, activation, pooling, squeeze-excitation (all that is
+    within it), and in the last row the rest: additions, and what Python needs to get from layer to layer.
+    """
+    table = cost.layers(network, images.shape[-1]).set_index("layer")
+    kinds, started, times, handles = {}, {}, {}, []
+    for name, module in network.named_modules():
+        kind = table["kind"].get(name) or _kind(module)
+        if kind is None or any(name.startswith(f"{outer}.") for outer in kinds):
+            continue
+        kinds[name], times[name] = kind, []
+        handles += [
+            module.register_forward_pre_hook(lambda *_, name=name: started.__setitem__(name, clock())),
+            module.register_forward_hook(lambda *_, name=name: times[name].append(clock() - started[name])),
+        ]
+    call = forward(network, images)
+    try:
+        with steady(threads):
+            warm_up = turn(call, seconds / ROUNDS, clock)
+            whole = turn(call, seconds, clock)
+    finally:
+        for handle in handles:
+            handle.remove()
+    measured = 1000 * pd.DataFrame({name: taken[len(warm_up) :] for name, taken in times.items()})
+    measured["rest"] = 1000 * pd.Series(whole) - measured.sum(axis=1)
+
+    def macs(name: str) -> int:
+        within = (table.index == name) | table.index.str.startswith(f"{name}.")
+        return int(table.loc[within, "macs"].sum())
+
+    return pd.DataFrame(
+        {"layer": name, "kind": kind, "macs": macs(name), "median_ms": measured[name].median()}
+        for name, kind in (kinds | {"rest": "rest"}).items()
+    )
+
+
+def _kind(module: nn.Module) -> str | None:
+    if isinstance(module, SqueezeExcitation):
+        return "squeeze-excitation"
+    if isinstance(module, ACTIVATIONS):
+        return "activation"
+    return "pooling" if isinstance(module, nn.AdaptiveAvgPool2d) else None
+
+
+def hard_swish_maps(network: nn.Module, size: int = 32) -> list[tuple[int, int, int]]:
+    """[channels, height, width] of what goes into each hard swish of `network`, in order, for `size` px images."""
+    shapes = []
+    handles = [
+        module.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape[1:])))
+        for module in network.modules()
+        if isinstance(module, HARD_SWISH)
+    ]
+    try:
+        forward(network, torch.zeros(1, 3, size, size))()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return shapes

@@ -1,0 +1,252 @@
+"""Run the notebooks with papermill and export them as pages that open offline."""
+
+import ast
+import base64
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import nbformat
+import papermill
+import yaml
+from jinja2 import Environment
+from latex2mathml.converter import convert as mathml
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from traitlets.config import Config
+
+from mnv3lib import data, provenance, results, store
+from mnv3lib.errors import InputError
+from mnv3lib.provenance import ROOT
+
+TEMPLATES = files("mnv3lib") / "templates"
+PARAMETERS = "report.yaml"  # beside the notebooks: what the report passes to them
+MANIFEST = "manifest.json"
+HEADLINE = "03_accuracy_macs"  # the figure of README and index
+
+
+class NotebookError(RuntimeError):
+    """A cell of a notebook failed; the message names notebook, cell and error."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A notebook of the report: its first heading and the first sentence below."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}.html"
+
+    @property
+    def title(self) -> str:
+        return self._opening()[0]
+
+    @property
+    def summary(self) -> str:
+        return self._opening()[1]
+
+    def _opening(self) -> tuple[str, str]:
+        cells = nbformat.read(self.path, as_version=4).cells
+        text = next((cell.source for cell in cells if cell.cell_type == "markdown"), "")
+        heading, _, rest = text.partition("\n")
+        paragraph = " ".join(rest.strip().split("\n\n")[0].split())
+        return heading.lstrip("# ").strip() or self.name, re.sub(r"\[([^]]*)\]\([^)]*\)|[*`$]", r"\1", paragraph)
+
+
+def pages(folder: Path = ROOT / "notebooks") -> list[Page]:
+    """The notebooks in `folder` whose name starts with two digits, in order."""
+    return [Page(path) for path in sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))]
+
+
+def check_parameters(notebook: Path, parameters: dict) -> None:
+    """Raise InputError for a parameter that the notebook does not have, or of another type than its default.
+
+    papermill itself only warns, and runs with the default.
+    """
+    known = papermill.inspect_notebook(str(notebook))
+    for name, value in parameters.items():
+        if name not in known:
+            raise InputError(f"{notebook.name} has no parameter {name!r}: choose from {', '.join(known)}")
+        try:
+            default = ast.literal_eval(known[name]["default"])
+        except (ValueError, SyntaxError):
+            continue
+        whole = type(value) is int and type(default) is float  # 1 for 1.0
+        if None not in (default, value) and type(value) is not type(default) and not whole:
+            raise InputError(f"{notebook.name}: {name}={value!r} should be {type(default).__name__}, as {default!r} is")
+
+
+def run_notebook(notebook: Path, output: Path, parameters: dict) -> None:
+    """Execute `notebook`, from its own folder, with `parameters` and write it with its outputs to `output`.
+
+    Raises InputError for wrong parameters, before anything runs, and NotebookError when a cell fails; what ran until
+    then is in `output` all the same.
+    """
+    check_parameters(notebook, parameters)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(output),
+            parameters,
+            kernel_name="python3",
+            cwd=str(notebook.parent),
+            progress_bar={"desc": notebook.stem} if sys.stderr.isatty() else False,
+            config=Config({"KernelManager": {"transport_encryption": "auto"}}),  # or ipykernel prints a notice
+        )
+    except papermill.PapermillExecutionError as error:
+        raise NotebookError(f"{notebook.name}, cell {error.exec_count}: {error.ename}: {error.evalue}") from None
+
+
+class _Renderer(IPythonRenderer):
+    """Formulas as MathML, which browsers draw by themselves."""
+
+    def inline_math(self, body: str) -> str:
+        return mathml(body)
+
+    def block_math(self, body: str) -> str:
+        return mathml(body, display="block")
+
+    def latex_environment(self, name: str, body: str) -> str:
+        return mathml(f"\\begin{{{name}}}{body}\\end{{{name}}}", display="block")
+
+
+class Exporter(HTMLExporter):
+    """nbconvert's lab pages, except that nothing in them is fetched from anywhere."""
+
+    def __init__(self, **options):
+        super().__init__(template_name="mnv3", extra_template_basedirs=[str(TEMPLATES)], embed_images=True, **options)
+
+    def markdown2html(self, context, source):
+        source = re.sub(r"\]\((\d\d_\w+)\.ipynb", r"](\1.html", source)
+        renderer = _Renderer(escape=False, embed_images=True, path=str(ROOT / "notebooks"), anchor_link_text="")
+        return MarkdownWithMath(renderer=renderer).render(source)
+
+    markdown2html.contextfilter = True
+    markdown2html.jinja_pass_arg = HTMLExporter.markdown2html.jinja_pass_arg
+
+
+def export(executed: Path, page: Page, all_pages: list[Page], made: str) -> str:
+    """The executed notebook as one HTML document."""
+    notebook = nbformat.read(executed, as_version=4)
+    notebook.metadata["title"] = page.title
+    notebook.metadata.pop("widgets", None)
+    shared = {"css": _css(), "pages": all_pages, "name": page.name, "made": made}
+    html, _ = Exporter().from_notebook_node(notebook, resources={"mnv3": shared})
+    return html
+
+
+def make(
+    *,
+    notebooks: Path = ROOT / "notebooks",
+    output: Path = ROOT / "report",
+    figures: Path = ROOT / "figures",
+    models: Path | None = None,
+    parameters: dict[str, dict] | None = None,
+    log=print,
+) -> Path:
+    """Run all notebooks in order and write `output`/index.html and one page a notebook; returns the index.
+
+    parameters: for each notebook's name what to pass to it; by default what report.yaml beside the notebooks says.
+    Pages and figures are replaced together after the last notebook has succeeded, so a failure leaves the old ones.
+    """
+    if parameters is None:
+        parameters = yaml.safe_load((notebooks / PARAMETERS).read_text())
+    all_pages = pages(notebooks)
+    if not all_pages:
+        raise InputError(f"there are no notebooks in {notebooks}")
+    for page in all_pages:
+        check_parameters(page.path, parameters.get(page.name, {}))
+    models = models or store.models_folder()
+    made = f"Made {provenance.now()} from commit {provenance.commit()} by mnv3 report on {provenance.processor()}."
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".report-", dir=output.parent) as temporary:
+        work = Path(temporary)
+        (work / "pages").mkdir()
+        common = {
+            "figures_folder": str(work.resolve() / "figures"),
+            "models_folder": str(models.resolve()),
+            **_data_parameters(log),
+        }
+        for number, page in enumerate(all_pages, 1):
+            log(f"{page.name} ({number}/{len(all_pages)}): running")
+            known = papermill.inspect_notebook(str(page.path))
+            shared = {name: value for name, value in common.items() if name in known}
+            executed = work / f"{page.name}.ipynb"
+            run_notebook(page.path, executed, shared | parameters.get(page.name, {}))
+            (work / "pages" / page.file).write_text(export(executed, page, all_pages, made), encoding="utf-8")
+        (work / "pages" / "index.html").write_text(index(all_pages, work / "figures", models, made), encoding="utf-8")
+        manifest = {"made": made, "inputs": inputs(notebooks, models)}
+        (work / "pages" / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        figures.mkdir(parents=True, exist_ok=True)
+        for old in figures.glob("*.png"):
+            old.unlink()
+        for figure in (work / "figures").glob("*.png"):
+            shutil.move(figure, figures / figure.name)
+        if output.exists():
+            output.rename(work / "old")
+        (work / "pages").rename(output)
+    return output / "index.html"
+
+
+def _data_parameters(log) -> dict:
+    """Where CIFAR-100 is, fetched if need be; if it cannot be had, the notebooks train on digits and read the records."""
+    folder = data.cifar100_folder()
+    try:
+        data.load("cifar100")
+    except InputError as error:
+        log(f"without CIFAR-100, from the records: {error}")
+        return {"dataset": "digits"}
+    return {"data_folder": str(folder.resolve())}
+
+
+def index(all_pages: list[Page], figures: Path, models: Path, made: str) -> str:
+    """The page that opens the report."""
+    figure = figures / f"{HEADLINE}.png"
+    template = Environment(autoescape=True).from_string((TEMPLATES / "index.html.j2").read_text())
+    return template.render(
+        css=_css(),
+        pages=all_pages,
+        table=results.html(results.recorded(models)),
+        figure=base64.b64encode(figure.read_bytes()).decode() if figure.is_file() else None,
+        figure_alt="Top-1 accuracy against multiply-accumulates of every trained model.",
+        made=made,
+    )
+
+
+def _css() -> str:
+    return (TEMPLATES / "mnv3" / "style.css").read_text()
+
+
+def inputs(notebooks: Path = ROOT / "notebooks", models: Path | None = None) -> dict[str, str]:
+    """SHA-256 of all that the report is made from: notebooks, their parameters and the records of the runs."""
+    models = models or store.models_folder()
+    paths = [page.path for page in pages(notebooks)] + [notebooks / PARAMETERS]
+    paths += [store.run_folder(run, models) / store.RECORD for run in store.runs(models)]
+    return {f"{path.parent.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def outdated(
+    output: Path = ROOT / "report", notebooks: Path = ROOT / "notebooks", models: Path | None = None
+) -> list[str]:
+    """What has changed since the report in `output` was made: notebooks and records; empty when it is up to date."""
+    try:
+        then = json.loads((output / MANIFEST).read_text())["inputs"]
+    except (OSError, ValueError, KeyError):
+        return [f"{output / MANIFEST} is missing or damaged"]
+    now = inputs(notebooks, models)
+    return sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))

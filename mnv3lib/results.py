@@ -1,0 +1,135 @@
+"""The table of results: every recorded run beside the earlier report's numbers, as README and report show it."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from mnv3lib import evaluation, published, store
+from mnv3lib.errors import InputError
+
+ORIGINAL = "original report"
+HEADINGS = {
+    "run": "run",
+    "parameters": "parameters (M)",
+    "macs": "MACs (M)",
+    "epochs": "epochs",
+    "top1": "top-1 (%)",
+    "interval": "95 % interval",
+    "top5": "top-5 (%)",
+    "minutes": "minutes",
+    "original": "original top-1 (%)",
+    "difference": "difference",
+}
+MARKERS = ("<!-- results: written by mnv3 report -->", "<!-- end of results -->")
+
+
+def recorded(models: Path | None = None) -> pd.DataFrame:
+    """A row a run on CIFAR-100's test set, smallest network of each version first.
+
+    Columns: run, model, width, recipe, seed, epochs, parameters, macs, top1, low, high (95 % interval, Wilson), top5,
+    minutes, images_per_second, original (the earlier report's top-1 of that network, missing where it has none).
+    """
+    original = published.load(ORIGINAL).set_index(["network", "width"])["top1"]
+    rows = []
+    for record in (store.load_record(run, models) for run in store.runs(models)):
+        made, result = record["recipe"], record["result"]
+        if made["dataset"] != "cifar100" or made["split"] != "full":
+            continue
+        low, high = evaluation.wilson(round(result["top1"] / 100 * result["images"]), result["images"])
+        rows.append(
+            {
+                "run": record["run"],
+                "model": made["model"],
+                "width": made["width"],
+                "recipe": made["recipe"],
+                "seed": made["seed"],
+                "epochs": made["epochs"],
+                "parameters": record["parameters"],
+                "macs": record["macs"],
+                "top1": result["top1"],
+                "low": low,
+                "high": high,
+                "top5": result["top5"],
+                "minutes": record["seconds"] / 60,
+                "images_per_second": record["images_per_second"],
+                "original": original.get((made["model"], made["width"])),
+            }
+        )
+    columns = ["run", "model", "width", "recipe", "seed", "epochs", "parameters", "macs", "top1", "low", "high", "top5"]
+    table = pd.DataFrame(rows, columns=[*columns, "minutes", "images_per_second", "original"])
+    table["original"] = table["original"].astype(float)
+    return table.sort_values(["model", "width", "recipe", "seed"], ignore_index=True)
+
+
+def _for_print(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of HEADINGS as text."""
+    shown = pd.DataFrame(
+        {
+            "run": table["run"],
+            "parameters": (table["parameters"] / 1e6).map("{:.3f}".format),
+            "macs": (table["macs"] / 1e6).map("{:.2f}".format),
+            "epochs": table["epochs"].astype(str),
+            "top1": table["top1"].map("{:.2f}".format),
+            "interval": [f"{row.low:.2f}–{row.high:.2f}" for row in table.itertuples()],
+            "top5": table["top5"].map("{:.2f}".format),
+            "minutes": table["minutes"].map("{:.0f}".format),
+            "original": ["–" if pd.isna(value) else f"{value:.2f}" for value in table["original"]],
+            "difference": ["–" if pd.isna(value) else f"{value:+.2f}" for value in table["top1"] - table["original"]],
+        }
+    )
+    return shown.rename(columns=HEADINGS)
+
+
+def style(table: pd.DataFrame) -> Styler:
+    """`table`, as `recorded` makes it, for a notebook."""
+    return _for_print(table).style.hide(axis="index")
+
+
+def html(table: pd.DataFrame) -> str:
+    """`table` as HTML, with what it shows escaped."""
+    return _for_print(table).to_html(index=False, border=0)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """`table` in GitHub's Markdown, with the names of runs as code."""
+    shown = _for_print(table)
+    shown["run"] = shown["run"].map("`{}`".format)
+    lines = [shown.columns, ["---", *["---:"] * (len(shown.columns) - 1)], *shown.itertuples(index=False)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def update_readme(readme: Path, models: Path | None = None) -> None:
+    """Put the table of the recorded runs between the two markers of `readme`."""
+    text = readme.read_text(encoding="utf-8")
+    start, end = MARKERS
+    if text.count(start) != 1 or text.count(end) != 1:
+        raise InputError(f"{readme} should have each of the lines {start} and {end} once")
+    block = f"{start}\n\n{markdown(recorded(models))}\n\n{end}"
+    new = re.sub(f"{re.escape(start)}.*{re.escape(end)}", lambda _: block, text, flags=re.DOTALL)
+    if new != text:
+        with store.replacing(readme) as temporary:
+            temporary.write_text(new, encoding="utf-8")
+
+
+def time_to_original(models: Path | None = None) -> pd.DataFrame:
+    """When each run first was above the earlier report's number for its network.
+
+    Columns: run, original (top-1 in percent), epoch and minutes (missing if it never was), processor.
+    """
+    rows = []
+    for row in recorded(models).dropna(subset=["original"]).itertuples():
+        history = store.load_history(row.run, models)
+        above = history.index[history["test_top1"] > row.original]
+        reached = above[0] if len(above) else None
+        rows.append(
+            {
+                "run": row.run,
+                "original": row.original,
+                "epoch": None if reached is None else int(history["epoch"][reached]),
+                "minutes": None if reached is None else history["seconds"][: reached + 1].sum() / 60,
+                "processor": store.load_record(row.run, models)["environment"]["processor"],
+            }
+        )
+    return pd.DataFrame(rows, columns=["run", "original", "epoch", "minutes", "processor"])

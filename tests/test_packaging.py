@@ -1,0 +1,48 @@
+"""What a stranger sets up: one source of versions, a README that tells the truth."""
+
+import re
+import tomllib
+
+import pytest
+import yaml
+
+from mnv3lib import results
+from mnv3lib.provenance import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def names(requirements: list[str]) -> set[str]:
+    """The normalised names of the packages in a list of requirements."""
+    return {re.sub(r"[-_.]+", "-", re.match(r"[A-Za-z0-9._-]+", line)[0]).lower() for line in requirements}
+
+
+def test_lock_pins_every_dependency():
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and line.strip()[0] != "#"]
+    assert all(re.match(r"[a-z0-9._-]+(\[[a-z,]+\])?==\S+", line) for line in lines)
+    wanted = PROJECT["project"]["dependencies"] + PROJECT["dependency-groups"]["dev"]
+    assert names(wanted) <= names(lines)
+
+
+def test_conda_uses_the_lock():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert environment["name"] == "mnv3lib"
+    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    assert pip == ["-r requirements.txt", "-e ."]
+    python = next(entry for entry in environment["dependencies"] if str(entry).startswith("python="))
+    assert python.removeprefix("python=") in ("3.11", "3.12", "3.13")
+    assert PROJECT["project"]["requires-python"] == ">=3.11,<3.14"
+
+
+def test_readme_has_the_numbers_of_the_records():
+    start, end = results.MARKERS
+    block = (ROOT / "README.md").read_text().split(start)[1].split(end)[0]
+    assert block.strip() == results.markdown(results.recorded(ROOT / "trained_models")).strip()
+
+
+@pytest.mark.parametrize("file", ["README.md", "trained_models/README.md", "test_images/README.md"])
+def test_links_and_names_of_files_exist(file):
+    path = ROOT / file
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        if not target.startswith("http"):
+            assert (path.parent / target).exists(), target
