@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+import os
+import re
 import signal
 import sys
 import types
@@ -10,8 +12,20 @@ from pathlib import Path
 
 import torch
 
-from mnv3lib import data, evaluation, evaluation_text, latency, networks, prediction, recipe, store, training
+from mnv3lib import (
+    data,
+    evaluation,
+    evaluation_text,
+    latency,
+    latency_text,
+    networks,
+    prediction,
+    recipe,
+    store,
+    training,
+)
 from mnv3lib.errors import InputError
+from mnv3lib.networks import Architecture
 from mnv3lib.provenance import ROOT
 from mnv3lib.recipe import Recipe
 
@@ -48,6 +62,7 @@ def make_parser() -> Parser:
     parser = Parser(prog="mnv3", description=__doc__.splitlines()[0], formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_train(commands)
+    add_sweep(commands)
     add_evaluate(commands)
     add_predict(commands)
     add_latency(commands)
@@ -90,32 +105,54 @@ def add_train(commands) -> None:
     add_recipe_fields(fields)
 
 
-def add_recipe_fields(command) -> None:
-    """An option for each field of a recipe, with the named recipes' values as its help."""
+def add_recipe_fields(command, *, several: bool = False) -> None:
+    """An option for each field of a recipe; its help is what the docstring says and the named recipes' values."""
     named = {name: recipe.make(name) for name in recipe.RECIPES}
+    texts = field_texts(Architecture) | field_texts(Recipe)
     hints = typing.get_type_hints(Recipe)
     for field in dataclasses.fields(Recipe):
         if field.name in ("recipe", "num_classes"):
             continue
-        names = [f"--{field.name.replace('_', '-')}", *OTHER_NAMES.get(field.name, [])]
         values = {name: getattr(made, field.name) for name, made in named.items()}
-        default = (
-            str(values["modern"])
-            if len(set(values.values())) == 1
-            else ", ".join(f"{n}: {v}" for n, v in values.items())
-        )
-        options = {"dest": field.name, "default": argparse.SUPPRESS, "help": f"(default: {default})"}
+        same = len(set(values.values())) == 1
+        default = values["modern"] if same else ", ".join(f"{name}: {value}" for name, value in values.items())
         kind = hints[field.name]
-        if kind is bool:
-            command.add_argument(*names, action=argparse.BooleanOptionalAction, **options)
+        if isinstance(kind, types.UnionType):
+            kind = kind.__args__[0]
+        options = {"type": kind, "metavar": kind.__name__.upper()}
+        if field.name == "model":
+            options = {"type": model, "metavar": "MODEL"}
         elif field.name == "image_sizes":
-            command.add_argument(*names, type=int, nargs="+", metavar="PIXELS", **options)
-        else:
-            if isinstance(kind, types.UnionType):
-                kind = kind.__args__[0]
-            command.add_argument(
-                *names, type=model if field.name == "model" else kind, metavar=kind.__name__.upper(), **options
-            )
+            options = {"type": sizes, "metavar": "PIXELS,..."}
+        elif kind is bool:
+            options = {"type": truth, "metavar": "BOOL", "nargs": "?", "const": True}
+        if several:
+            options.pop("const", None)
+            options["nargs"] = "+"
+        command.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            *OTHER_NAMES.get(field.name, []),
+            dest=field.name,
+            default=argparse.SUPPRESS,
+            help=f"{texts[field.name]} (default: {default})".replace("%", "%%"),
+            **options,
+        )
+
+
+def field_texts(documented: type) -> dict[str, str]:
+    """What the docstring of a dataclass says of each field, in lines of the form `name: text`."""
+    entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", documented.__doc__, flags=re.MULTILINE)
+    return {name: " ".join(text.split()).rstrip(".") for name, text in entries}
+
+
+def truth(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError
+    return text.lower() == "true"
+
+
+def sizes(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
 
 
 def recipe_of(options: argparse.Namespace) -> Recipe:
@@ -135,6 +172,62 @@ def train(options: argparse.Namespace) -> None:
     )
     result = record["result"]
     print(f"{record['run']}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} % on {result['images']:,} images")
+
+
+def add_sweep(commands) -> None:
+    command = add_command(
+        commands,
+        "sweep",
+        run_sweep,
+        "Train a grid of runs, each through notebook 02, side by side on this machine or on a Dask cluster. Runs that "
+        "have their record are skipped, and interrupted ones go on.",
+    )
+    command.add_argument("file", nargs="?", type=Path, help="a YAML file with a list of grids under `runs`")
+    command.add_argument("--models", type=Path, default=store.models_folder(), help="where the trained models go")
+    command.add_argument("--data", type=Path, help="the folder of CIFAR-100 (else MNV3_DATA, else ./data)")
+    command.add_argument("--executed", type=Path, default=Path("build/sweep"), help="where the executed notebooks go")
+    command.add_argument("--no-weights", action="store_true", help="keep records and histories alone")
+    command.add_argument("--workers", type=positive, default=os.cpu_count(), help="runs side by side on this machine")
+    command.add_argument("--threads", type=positive, default=1, help="threads of each run")
+    command.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that runs already")
+    command.add_argument("--scheduler-file", type=Path, help="that a Dask scheduler wrote")
+    command.add_argument("--dry-run", action="store_true", help="only list the runs and whether they are done")
+    fields = command.add_argument_group("the grid: one or several values for any field of the recipe")
+    fields.add_argument("--recipe", nargs="+", default=argparse.SUPPRESS, help="(default: modern)")
+    add_recipe_fields(fields, several=True)
+
+
+def run_sweep(options: argparse.Namespace) -> int:
+    from mnv3lib import sweep  # Dask and Jupyter are slow to import
+
+    names = {field.name for field in dataclasses.fields(Recipe)}
+    fields = {name: value for name, value in vars(options).items() if name in names}
+    if bool(options.file) == bool(fields):
+        raise InputError("name either a YAML file or fields of the recipe, e.g. --model small large --width 0.25 0.5")
+    recipes = sweep.distinct(sweep.read(options.file) if options.file else sweep.grid(**fields))
+    for name in {made.dataset for made in recipes}:
+        data.load(name, options.data)
+    jobs = [
+        sweep.Job(
+            made,
+            models=options.models.absolute(),
+            checkpoints=training.checkpoints_folder().absolute(),
+            executed=options.executed.absolute(),
+            data=data.cifar100_folder(options.data).absolute(),
+            threads=options.threads,
+            weights=not options.no_weights,
+        )
+        for made in recipes
+    ]
+    if options.dry_run:
+        for job in jobs:
+            print(f"{job.run}: {'done' if job.is_done else f'{job.epochs_done} of {job.recipe.epochs} epochs'}")
+        return 0
+    with sweep.connect(options.scheduler, options.scheduler_file, options.workers) as client:
+        failed = sweep.sweep(jobs, client)
+    for run, reason in failed.items():
+        print(f"mnv3: error: {run}: {reason}", file=sys.stderr)
+    return int(bool(failed))
 
 
 def add_report(commands) -> None:
@@ -252,7 +345,7 @@ def add_latency(commands) -> None:
     command.add_argument("--batch", type=positive, nargs="+", default=[1, 64], help="images at a time")
     command.add_argument("--size", type=positive, default=32, help="pixels a side")
     command.add_argument(
-        "--threads", dest="counts", type=positive, nargs="+", metavar="THREADS", help="(else as many as there are cores)"
+        "--threads", dest="counts", type=positive, nargs="+", metavar="N", help="of torch (else as many as cores)"
     )
     command.add_argument(
         "--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: the CPU, and a GPU if there is one"
@@ -264,9 +357,7 @@ def add_latency(commands) -> None:
 
 
 def measure_latency(options: argparse.Namespace) -> None:
-    subjects = latency.subjects(
-        options.runs, options.model, options.width, folder=options.models, size=options.size
-    )
+    subjects = latency.subjects(options.runs, options.model, options.width, folder=options.models, size=options.size)
     table = latency.compare(
         subjects,
         batches=options.batch,
@@ -277,8 +368,8 @@ def measure_latency(options: argparse.Namespace) -> None:
     )
     if options.out:
         with store.replacing(options.out) as temporary:
-            temporary.write_text(latency.as_text(table, "csv"), encoding="utf-8")
-    print(latency.as_text(table, options.format), end="")
+            temporary.write_text(latency_text.as_text(table, "csv"), encoding="utf-8")
+    print(latency_text.as_text(table, options.format), end="")
 
 
 def note(line: str) -> None:

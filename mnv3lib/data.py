@@ -9,6 +9,7 @@ import tarfile
 import tempfile
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from mnv3lib.errors import InputError, choose
 
@@ -198,13 +199,13 @@ def unpack(archive: Path, folder: Path) -> None:
     Only the two names are looked up and their length is limited, so no member can land elsewhere or fill the disk.
     """
     try:
-        with tarfile.open(archive) as tar:
+        with tarfile.open(archive, "r:gz") as tar:
             for file, count in FILES.items():
                 source = tar.extractfile(f"{FOLDER}/{file}")
                 if source is None:
                     raise KeyError(file)
                 (folder / file).write_bytes(source.read(count * RECORD))
-    except (tarfile.TarError, KeyError, EOFError) as error:
+    except (tarfile.TarError, KeyError, EOFError, zlib.error) as error:
         raise InputError(f"{archive} is not the archive of CIFAR-100 ({error}): fetch {URL} again") from None
 
 

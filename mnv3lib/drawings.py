@@ -84,7 +84,7 @@ def steps(block: nn.Module, input_shape: tuple[int, int, int]) -> list[Step]:
 
     training = block.training
     with _hooked([m for m in block.modules() if isinstance(m, nn.Conv2d | SqueezeExcitation)], record):
-        block.eval()(torch.zeros(1, *input_shape))
+        block.eval()(torch.zeros(1, *input_shape, device=next(block.parameters()).device))
     block.train(training)
 
     done = []
@@ -274,12 +274,13 @@ def map_sizes(networks: Mapping[str, Mapping[int, MobileNet]], size: int) -> Fig
     for axes, (label, variants) in zip(panels.flat, networks.items(), strict=True):
         for (count, network), line in zip(variants.items(), ("o-", "s--", "^-.", "D:", "v-"), strict=False):
             layers = cost.layers(network, size)
+            macs = _short(layers["macs"].sum())
             layers = layers[layers["layer"].str.startswith("features") & (layers["kind"] != "batch norm")]
             layers = layers[~layers["layer"].str.contains(r"\.fc[12]$")]
             sides = [size, *(shape[1] for shape in layers["output"])]
             axes.plot(sides, line, markersize=3.5)
-            text = f" {count} lowered: {sides[-1]}×{sides[-1]}\n {_short(cost.totals(network, size)[1])} MACs"
-            axes.text(len(layers), sides[-1], text, va="center", fontsize=8.5, color=axes.lines[-1].get_color())
+            text = f" {count} lowered: {sides[-1]}×{sides[-1]}\n {macs} MACs"
+            axes.text(len(layers), sides[-1], text, va="center", fontsize=8.5)
         axes.set(title=label, xlabel="convolution, from the input on", xlim=(0, len(layers) * 1.45))
     panels[0, 0].set_ylabel("side of the map (pixels)")
     panels[0, 0].set_yscale("log", base=2)

@@ -10,5 +10,5 @@ class InputError(ValueError):
 
 def choose(what: str, value, choices) -> None:
     """Raise InputError unless `value` is one of `choices`; the message lists them."""
-    if value not in choices:
+    if value not in list(choices):
         raise InputError(f"unknown {what} {value!r}: choose from {', '.join(map(str, choices))}")

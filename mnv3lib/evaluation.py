@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from mnv3lib import data, store, training
 from mnv3lib.data import Split
@@ -85,6 +85,17 @@ class Evaluation:
     def top5(self) -> float:
         return _percent(self.hits.any(1).sum(), len(self.labels))
 
+    @property
+    def superclass_right(self) -> float:
+        """The share of images whose best guess lies in the right superclass."""
+        right = self._superclass[self.guesses[:, 0]] == self._superclass[self.labels]
+        return _percent(right.sum(), len(right))
+
+    @property
+    def confidence(self) -> float:
+        """The mean probability of the best guess."""
+        return 100 * float(self.probabilities[:, 0].mean(dtype=np.float64))
+
     @cached_property
     def superclass_names(self) -> tuple[str, ...]:
         """The 20 superclasses in alphabetical order; where a class has none it stands for itself."""
@@ -112,6 +123,7 @@ class Evaluation:
             "top5": self.top5,
             "top5_low": low5,
             "top5_high": high5,
+            "confidence": self.confidence,
             "ece": self.ece,
             "images": len(self.labels),
             "measured_on": measured_on(recipe),
@@ -248,6 +260,13 @@ def trained(models: Path | None = None) -> list[str]:
     return [run for run in store.runs(models) if any((Path(models) / run / file).is_file() for file in kept)]
 
 
+def comparable(models: Path | None = None) -> list[str]:
+    """Those of `trained` whose numbers may stand in one table: on CIFAR-100's test set, or, if there are none, all."""
+    runs = trained(models)
+    on_cifar100 = [run for run in runs if measured_on(_record(run, models)["recipe"]) == "cifar100 test"]
+    return on_cifar100 or runs
+
+
 def evaluate(
     runs: Iterable[str] = (),
     *,
@@ -283,8 +302,8 @@ def evaluate(
             network = store.load(run, models)
             if network.classes != dataset.classes:
                 raise InputError(f"{run}: its weights have other classes than {recipe['dataset']}: train it again")
-            bar.set_description(run)
             bar.reset(total=len(split))
+            bar.set_description(run)
             predictions, source = measure(network, split, recipe["image_sizes"][-1], bar.update), "live"
         else:
             predictions, source = store.load_predictions(run, models), "recorded"
@@ -295,6 +314,7 @@ def evaluate(
             *(predictions[name] for name in ("labels", "classes", "probabilities")),
         )
         evaluations.append(evaluation)
+        bar.clear()
         seconds = f", {time.perf_counter() - start:.0f} s" if source == "live" else ""
         log(f"{run}: top-1 {evaluation.top1:.2f} % on {len(evaluation.labels):,} images, {source}{seconds}")
         if difference := evaluation.disagreement():
@@ -319,12 +339,12 @@ def measure(
 
 
 def summary(evaluations: list[Evaluation]) -> pd.DataFrame:
-    """A row a run: run, model, width, parameters, macs, top1 and top5 in percent with their 95 % intervals, ece in
-    percentage points, images, measured_on, source (live or recorded) and recorded_top1."""
+    """A row a run: run, model, width, parameters, macs, top1 and top5 in percent with their 95 % intervals, mean
+    confidence in percent, ece in percentage points, images, measured_on, source (live or recorded), recorded_top1."""
     return pd.DataFrame([evaluation.summary() for evaluation in evaluations])
 
 
-def _record(run: str, models: Path) -> dict:
+def _record(run: str, models: Path | None) -> dict:
     """A record with all that an evaluation needs."""
     record = store.load_record(run, models)
     try:

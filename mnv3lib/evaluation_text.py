@@ -3,8 +3,67 @@
 import json
 
 import pandas as pd
+from pandas.io.formats.style import Styler
 
+from mnv3lib import provenance
 from mnv3lib.evaluation import Evaluation, summary
+
+HEADINGS = {
+    "top1": "top-1 (%)",
+    "top1_low": "95 % from",
+    "top1_high": "to",
+    "top5": "top-5 (%)",
+    "superclass_right": "superclass right (%)",
+    "superclass_right_low": "95 % from",
+    "superclass_right_high": "to",
+    "confidence": "mean confidence (%)",
+    "ece": "ECE (points)",
+    "label_smoothing": "label smoothing",
+}
+
+
+def style(table: pd.DataFrame, precision: int = 1, **headings: str) -> Styler:
+    """A table of this module, of `Evaluation` or of `prediction.score` for a notebook.
+
+    The columns get the names of HEADINGS or of `headings`; in those and in the names of classes, spaces stand for
+    underscores.
+    """
+    names = HEADINGS | headings
+    columns = [names.get(column, column.replace("_", " ")) for column in table.columns]
+    shown = table.set_axis(range(len(columns)), axis=1)  # two columns may have one heading
+    for position, column in enumerate(table.columns):
+        if column in ("class", "superclass", "first", "second", "most_taken_for"):
+            shown[position] = shown[position].str.replace("_", " ")
+        elif table[column].dtype == bool:
+            shown[position] = shown[position].map({True: "yes", False: "no"})
+    return shown.style.hide(axis="index").format(precision=precision).relabel_index(columns, axis=1)
+
+
+def measured(evaluations: list[Evaluation]) -> str:
+    """Markdown that says what was measured now, where, and what is recorded."""
+    live = [one for one in evaluations if one.source == "live"]
+    recorded = [one.record for one in evaluations if one.source != "live"]
+    sentences = []
+    if live:
+        machine = provenance.environment()
+        differing = [sentence for one in live if (sentence := one.disagreement())]
+        sentences = [
+            f"**Measured live**: {len(live)} of {len(evaluations)} models, {provenance.now()}, on "
+            f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, commit "
+            f"{provenance.commit()}.",
+            f"{len(live) - len(differing)} of {len(live)} live results agree with the records.",
+            *(f"{sentence}." for sentence in differing),
+        ]
+    if recorded:
+        started = sorted(str(one.get("started")) for one in recorded)
+        processors = sorted({str(one.get("environment", {}).get("processor")) for one in recorded})
+        commits = sorted({str(one.get("commit"))[:12] for one in recorded})
+        sentences.append(
+            f"**Recorded**, not measured now: {len(recorded)} of {len(evaluations)} models, measured at the end of "
+            f"runs started {' to '.join(dict.fromkeys([started[0], started[-1]]))} on {', '.join(processors)}, commit "
+            f"{', '.join(commits)}."
+        )
+    return " ".join(sentences)
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
@@ -28,7 +87,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 
 def _interval(table: pd.DataFrame, column: str) -> list[str]:
     bounds = zip(table[f"{column}_low"], table[f"{column}_high"], strict=True)
-    return [f"{low:.2f} to {high:.2f}" for low, high in bounds]
+    return [f"{low:.2f}–{high:.2f}" for low, high in bounds]
 
 
 def details(evaluation: Evaluation) -> str:

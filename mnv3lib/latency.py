@@ -8,6 +8,7 @@ import dataclasses
 import gc
 import random
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,6 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch import nn
-from torch.utils import benchmark
 from tqdm.auto import tqdm
 
 from mnv3lib import cost, provenance, store
@@ -29,13 +29,20 @@ ROUNDS = 5
 NOISY = 0.15  # interquartile range over median
 
 
+def now() -> float:
+    """Seconds, once a GPU that is in use has done all it was asked to; torch.utils.benchmark's clock does the same."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def measure(
     contestants: Mapping[str, Callable[[], object]],
     *,
     threads: int | None = None,
     seconds: float = 1.0,
     rounds: int = ROUNDS,
-    clock: Callable[[], float] = benchmark.timer,
+    clock: Callable[[], float] = now,
     title: str = "measuring",
 ) -> pd.DataFrame:
     """Time named callables against each other.
@@ -46,7 +53,7 @@ def measure(
 
     contestants: name to a callable without arguments; who makes it sees to eval and inference mode (`forward` does).
     threads: of torch, while measuring (set back afterwards); None leaves them as they are.
-    clock: gives seconds; torch.utils.benchmark's own waits for the GPU wherever there is one.
+    clock: gives seconds.
 
     Returns a row a contestant: name, threads, calls, median_ms, p25_ms, p75_ms, p90_ms (milliseconds a call), and
     noisy, true where the interquartile range is wider than 15 % of the median. Raises InputError when there is nothing
@@ -90,12 +97,12 @@ def steady(threads: int | None):
 def turn(call: Callable[[], object], seconds: float, clock: Callable[[], float]) -> list[float]:
     """Call until `seconds` have gone by, at least once; how long each call took, in seconds."""
     times = []
-    start = now = clock()
-    while not times or now - start < seconds:
+    start = end = clock()
+    while not times or end - start < seconds:
         before = clock()
         call()
-        now = clock()
-        times.append(now - before)
+        end = clock()
+        times.append(end - before)
     return times
 
 
@@ -227,8 +234,9 @@ def untrained(architecture: Architecture, size: int = 32) -> MobileNet:
 def settle(network: nn.Module, size: int = 32) -> nn.Module:
     """Give batch norms of a fresh network the statistics of random images, in place, and switch to eval mode.
 
-    With the statistics they start with, signals fade from layer to layer, down to denormal numbers that take a
-    processor many times as long; so a fresh network would seem slower than a trained one.
+    With the statistics they start with, signals fade from layer to layer (in V1 by a factor of 1e13 and more), towards
+    denormal numbers, which take a processor many times as long. So an untrained network computes with numbers of
+    ordinary size, as a trained one does.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     usual = [norm.momentum for norm in norms]
@@ -263,18 +271,27 @@ def compare(
 
     threads: default as many as torch uses now. On a GPU only the first number is measured.
 
-    Returns a row a measurement: model, width, run and top1 (None where untrained), parameters and macs (of one image),
-    size, device, batch, runtime, the columns of `measure` but the name, and system, processor, torch and measured (the
-    time, UTC). The contestants of one device, batch and number of threads share their rounds.
+    Returns a row a measurement: model, width, run and top1 (None where untrained), layers (convolutions and linear
+    ones), parameters, macs (of one image), size, device, batch, runtime, the columns of `measure` but the name, and
+    system, processor, torch and measured (the time, UTC). The contestants of one device, batch and number of threads
+    share their rounds.
     """
     keep_memory()
     threads = threads or (torch.get_num_threads(),)
     facts = []
     for subject in subjects:
-        parameters, macs = cost.totals(subject.network, size)
+        layers = cost.layers(subject.network, size)
         facts.append(
-            {"model": subject.model, "width": subject.width, "run": subject.run, "top1": subject.top1}
-            | {"parameters": parameters, "macs": macs, "size": size}
+            {
+                "model": subject.model,
+                "width": subject.width,
+                "run": subject.run,
+                "top1": subject.top1,
+                "layers": int((layers["kind"] != "batch norm").sum()),
+                "parameters": int(layers["parameters"].sum()),
+                "macs": int(layers["macs"].sum()),
+                "size": size,
+            }
         )
     tables = []
     for device in devices:
@@ -297,26 +314,3 @@ def compare(
         for subject in subjects:
             subject.network.to("cpu")
     return pd.concat(tables, ignore_index=True)
-
-
-def as_text(table: pd.DataFrame, how: str) -> str:
-    """What `compare` returned, as a table to read, CSV or JSON."""
-    if how == "csv":
-        return table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    if how == "json":
-        return table.to_json(orient="records", indent=2, double_precision=6) + "\n"
-    shown = table[["model", "width"]].copy()
-    shown["weights"] = table["run"].fillna("untrained")
-    shown["MMACs"] = (table["macs"] / 1e6).map("{:.1f}".format)
-    shown[["device", "threads", "batch", "calls"]] = table[["device", "threads", "batch", "calls"]]
-    for name, text in {"median_ms": "median", "p25_ms": "p25", "p75_ms": "p75", "p90_ms": "p90"}.items():
-        shown[text] = table[name].map("{:.3g}".format)
-    shown[""] = table["noisy"].map({True: "noisy", False: ""})
-    parts = [
-        f"{', '.join(table['processor'].unique())}; torch {table['torch'][0]}; {table['runtime'][0]}; "
-        f"{table['size'][0]} px; {table['measured'].max()}; milliseconds",
-        shown.to_string(index=False),
-    ]
-    if table["noisy"].any():
-        parts.append(f"noisy: the interquartile range is wider than {NOISY:.0%} of the median; close other programs")
-    return "\n".join(parts) + "\n"

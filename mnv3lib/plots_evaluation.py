@@ -33,21 +33,36 @@ def accuracy_against(cost: str, runs: pd.DataFrame, original: pd.DataFrame, peer
             else:
                 options |= {"label": f"{style['label']}, another recipe", "linestyle": "", "markerfacecolor": "none"}
             axes.errorbar(rows[cost] / 1e6, rows["top1"], yerr=errors, **options)
-            for row in rows[rows["usual"]].drop_duplicates("width").itertuples():
-                point = (getattr(row, cost) / 1e6, row.top1_low)
-                axes.annotate(f"×{row.width:g}", point, (0, -4), textcoords="offset points", ha="center", va="top")
-    others = (("earlier report, V3 Small and Large", original, "x", "0.1"), ("peers, 200 epochs", peers, "*", GREY))
+            ends = rows[rows["usual"] & rows["width"].isin([mine["width"].min(), mine["width"].max()])]
+            for row in ends.drop_duplicates("width").itertuples():
+                _name(axes, f"×{row.width:g}", getattr(row, cost) / 1e6, row.top1_low, style["color"])
+    others = (("earlier report, V3 Small and Large", original, "x", "0.1"), ("published by others", peers, "*", GREY))
     for label, rows, marker, colour in others:
         rows = rows.dropna(subset=[cost, "top1"])
         if len(rows):
             axes.scatter(rows[cost] / 1e6, rows["top1"], marker=marker, color=colour, s=60, label=label, zorder=3)
+    for row in peers.dropna(subset=[cost, "top1"]).itertuples():
+        network = MODEL_STYLE[row.network]["label"].removeprefix("MobileNet ")
+        beside = (-6, 0) if row.network == "v3_large" else (6, 0)  # V2 and V3 Large lie close together
+        _name(axes, f"{network} ×{row.width:g}", getattr(row, cost) / 1e6, row.top1, GREY, beside)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "25" else ""))
     axes.margins(x=0.08, y=0.12)
     axes.set(title=f"Accuracy against {AXIS[cost].split(' (')[0]}", xlabel=AXIS[cost], ylabel="top-1 (%)")
-    figure.legend(loc="outside right upper", fontsize=9)
+    handles, labels = axes.get_legend_handles_labels()
+    order = sorted(range(len(labels)), key=lambda index: not labels[index].startswith("MobileNet"))
+    handles, labels = [handles[index] for index in order], [labels[index] for index in order]
+    figure.legend(handles, labels, loc="outside right upper", fontsize=9)
     return figure
+
+
+def _name(axes, text: str, x: float, y: float, colour, offset: tuple[int, int] = (0, -5)) -> None:
+    """Write `text` below a point, or beside it where the offset is horizontal."""
+    vertical = "center" if offset[0] else "top"
+    horizontal = "left" if offset[0] > 0 else "right" if offset[0] < 0 else "center"
+    options = {"textcoords": "offset points", "ha": horizontal, "va": vertical, "fontsize": 8, "color": colour}
+    axes.annotate(text, (x, y), offset, **options)
 
 
 def superclass_confusion(evaluation: Evaluation) -> Figure:
@@ -59,7 +74,7 @@ def superclass_confusion(evaluation: Evaluation) -> Figure:
     figure, axes = plt.subplots(figsize=(9, 7.6))
     picture = axes.imshow(wrong, cmap="Oranges", vmin=0, aspect="auto")
     for (row, column), value in np.ndenumerate(share):
-        if row == column or value >= 0.95:
+        if row == column or value >= 1:
             text = {"color": "white"} if row != column and value > 0.6 * wrong.max() else {}
             weight = "bold" if row == column else "normal"
             axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, fontweight=weight, **text)
@@ -98,11 +113,8 @@ def calibration(evaluation: Evaluation) -> Figure:
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(6, 6), sharex=True, height_ratios=[3, 1])
     top.bar(middle, table["top1"], width, color=COLOURS[0], edgecolor="white", label="measured top-1")
     top.plot([0, 100], [0, 100], "--", color="0.2", label="perfectly calibrated")
-    top.plot(table["confidence"], table["confidence"], "_", color="0.1", markersize=11, markeredgewidth=2, zorder=3)
-    top.plot([], [], "_", color="0.1", markersize=11, markeredgewidth=2, label="mean confidence of the bin")
     top.set(title=f"Is {evaluation.run} as sure as it should be?", ylabel="top-1 (%)", xlim=(0, 100), ylim=(0, 100))
-    top.text(97, 4, f"ECE {evaluation.ece:.1f} points", ha="right", fontweight="bold")
-    top.legend(loc="upper left")
+    top.legend(loc="upper left", title=f"ECE {evaluation.ece:.1f} points", alignment="left")
     shares = 100 * table["images"] / len(evaluation.labels)
     bottom.bar(middle, shares, width, color=GREY, edgecolor="white")
     bottom.axvline(evaluation.top1, color=COLOURS[0], label=f"top-1 {evaluation.top1:.1f} %")
@@ -114,7 +126,12 @@ def calibration(evaluation: Evaluation) -> Figure:
 
 
 def photographs(
-    images: dict[str, Image.Image], seen: np.ndarray, guesses: pd.DataFrame, truth: dict[str, str], columns: int = 4
+    title: str,
+    images: dict[str, Image.Image],
+    seen: np.ndarray,
+    guesses: pd.DataFrame,
+    truth: dict[str, str],
+    columns: int = 4,
 ) -> Figure:
     """Photographs, each beside what the network sees of it and above its best guesses; the right one is ticked.
 
@@ -122,7 +139,9 @@ def photographs(
     right class of each image that has one.
     """
     rows = -(-len(images) // columns)
-    figure = plt.figure(figsize=(2.5 * columns, 2.35 * rows), dpi=110)
+    figure = plt.figure(figsize=(2.5 * columns, 2.1 * rows), dpi=110)
+    figure.get_layout_engine().set(h_pad=0.01, hspace=0.02)
+    figure.suptitle(title, fontweight="bold", x=0.005, ha="left")
     grid = figure.add_gridspec(rows, columns)
     for index, (name, image) in enumerate(images.items()):
         cell = grid[divmod(index, columns)].subgridspec(2, 2, height_ratios=[1.15, 1])
@@ -145,7 +164,7 @@ def _bars(axes, guesses: pd.DataFrame, right_class: str | None) -> None:
     axes.barh(
         guesses["rank"],
         percent,
-        color=np.where(right, RIGHT, WRONG),
+        color=[RIGHT if one else WRONG for one in right],
         hatch=["////" if one else "" for one in right],
         edgecolor="white",
         linewidth=0,

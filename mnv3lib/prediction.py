@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
-from mnv3lib import data, store
+from mnv3lib import data, evaluation, store
 from mnv3lib.errors import InputError
 from mnv3lib.networks import MobileNet
 from mnv3lib.provenance import ROOT
@@ -236,6 +236,27 @@ def label(
     return pd.concat(tables, ignore_index=True)[["run", *COLUMNS]]
 
 
+def score(guesses: pd.DataFrame, truth: dict[str, str]) -> pd.DataFrame:
+    """A row a run: run, images (those that `truth` names a class for), right, top1 (percent), low, high, in_best.
+
+    guesses: as `label`; low and high: the 95 % interval of top1; in_best: images with the right class in any guess.
+    """
+    judged = guesses[guesses["image"].isin(truth)]
+    judged = judged.assign(right=judged["class"] == judged["image"].map(truth))
+    rows = []
+    for run, its in judged.groupby("run", sort=False):
+        first = its.loc[its["rank"] == 1, "right"]
+        low, high = evaluation.wilson(int(first.sum()), len(first))
+        row = {"run": run, "images": len(first), "right": int(first.sum()), "top1": 100 * first.mean()}
+        rows.append(row | {"low": low, "high": high, "in_best": int(its.groupby("image")["right"].any().sum())})
+    return pd.DataFrame(rows, columns=["run", "images", "right", "top1", "low", "high", "in_best"])
+
+
+def credits(folder: str | os.PathLike) -> str:
+    """Who made each photograph in `folder`, and its licence, in one line, from SOURCES.csv."""
+    return "; ".join(f"{name} {row['author']} ({row['licence']})" for name, row in sources(folder).items())
+
+
 def photographs(folder: str | os.PathLike, size: int = 32, most: int | None = None) -> torch.Tensor:
     """The first `most` images in `folder`, or all, as the networks see them: uint8 [n, size, size, 3]."""
     return torch.stack([as_pixels(load_image(file), size) for file in find_images([folder])[:most]])
@@ -256,8 +277,9 @@ def sources(folder: str | os.PathLike) -> dict[str, dict[str, str]]:
         return {}
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    if any("file" not in row or "cifar100_class" not in row for row in rows):
-        raise InputError(f"{path} needs the columns file and cifar100_class")
+    for column in ("file", "cifar100_class", "author", "licence"):
+        if any(row.get(column) is None for row in rows):
+            raise InputError(f"{path} needs the column {column} in every row")
     return {row["file"]: row for row in rows}
 
 

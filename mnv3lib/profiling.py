@@ -4,15 +4,15 @@ import copy
 from collections.abc import Callable
 from itertools import pairwise
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torch.utils import benchmark
 
 from mnv3lib import cost
 from mnv3lib.blocks import ComposedHardswish, SqueezeExcitation
-from mnv3lib.latency import ROUNDS, forward, steady, turn
+from mnv3lib.latency import ROUNDS, forward, now, steady, turn
 
 HARD_SWISH = (nn.Hardswish, ComposedHardswish)
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, *HARD_SWISH)
@@ -35,12 +35,12 @@ def layer_times(
     *,
     threads: int | None = None,
     seconds: float = 1.0,
-    clock: Callable[[], float] = benchmark.timer,
+    clock: Callable[[], float] = now,
 ) -> pd.DataFrame:
     """Where the time of a forward pass goes: a row a layer with layer, kind, macs (one image) and median_ms.
 
     kind: pointwise, depthwise, standard, linear, batch norm, activation, pooling, squeeze-excitation (all that is
-    within it), and in the last row the rest: additions, and what Python needs to get from layer to layer.
+    within it), and in the last row the rest: additions, what Python needs between the layers, and the clock itself.
     """
     table = cost.layers(network, images.shape[-1]).set_index("layer")
     kinds, started, times, handles = {}, {}, {}, []
@@ -80,6 +80,20 @@ def _kind(module: nn.Module) -> str | None:
     if isinstance(module, ACTIVATIONS):
         return "activation"
     return "pooling" if isinstance(module, nn.AdaptiveAvgPool2d) else None
+
+
+def prices(table: pd.DataFrame) -> tuple[float, float, float]:
+    """What a layer and what arithmetic costs: the best fit of median_ms = layer x layers + gmac x MACs / 1e9.
+
+    table: rows of latency.compare, all of one device, batch size and number of threads. Returns milliseconds a layer,
+    milliseconds a thousand million MACs (of the whole batch), and the median relative error of the fit.
+    """
+    wanted = table["median_ms"].to_numpy()
+    known = np.stack([table["layers"], table["macs"] * table["batch"] / 1e9], axis=1)
+    # Divided by the time, so that relative errors count and the slowest network does not decide alone.
+    (layer, gmac), *_ = np.linalg.lstsq(known / wanted[:, None], np.ones(len(wanted)), rcond=None)
+    error = np.abs(known @ [layer, gmac] / wanted - 1)
+    return float(layer), float(gmac), float(np.median(error))
 
 
 def hard_swish_maps(network: nn.Module, size: int = 32) -> list[tuple[int, int, int]]:

@@ -25,16 +25,20 @@ class Recipe(Architecture):
     split: full (train on the whole training set, measure on the test set) or holdout (train on 90 % of the training
         set, measure on the other 10 %; for every choice, so that none is made on the test set).
     seed: of the initial weights, the order of the images and the augmentation.
-    epochs, batch_size: how long and in what portions.
+    epochs: how many times every image is seen.
+    batch_size: images a step.
     optimizer: sgd, or muon (torch.optim.Muon for the pointwise convolutions, SGD for the rest).
     learning_rate: the highest of the schedule.
-    schedule: one_cycle (linear up, linear to zero), cosine (to zero) or constant; warmup is the share of steps that
-        rises linearly from zero before it.
-    momentum, nesterov: of SGD.
+    schedule: how the learning rate falls after the warm-up: one_cycle (linear to zero), cosine (to zero) or constant.
+    warmup: the share of steps in which it rises linearly from zero.
+    momentum: of SGD.
+    nesterov: whether SGD looks ahead along its momentum.
     weight_decay: on kernels and matrices alone, not on biases and norms.
-    muon_learning_rate, muon_weight_decay: of the pointwise convolutions, for the optimizer muon.
+    muon_learning_rate: of the pointwise convolutions, with the optimizer muon.
+    muon_weight_decay: of the pointwise convolutions, with the optimizer muon.
     label_smoothing: share of the target spread over all classes.
-    crop: pixels of padding for the random crop; padding: zero (black) or reflect.
+    crop: pixels of padding for the random crop.
+    padding: what is in it, zero (black) or reflect (the mirrored image).
     flip: none, random or alternating (in every second epoch).
     image_sizes: pixels a side, the epochs shared out among them evenly; the last size is the one it is measured at.
     """
@@ -66,7 +70,7 @@ class Recipe(Architecture):
     def __post_init__(self):
         super().__post_init__()
         choose("recipe", self.recipe, RECIPES)
-        if not re.fullmatch(r"[A-Za-z0-9.+-]{0,60}", self.variant):
+        if not isinstance(self.variant, str) or not re.fullmatch(r"[A-Za-z0-9.+-]{0,60}", self.variant):
             raise InputError(f"variant {self.variant!r}: use letters, digits and . + - alone, 60 at most")
         choose("data set", self.dataset, CLASSES)
         choose("split", self.split, ("full", "holdout"))
@@ -83,13 +87,18 @@ class Recipe(Architecture):
         within("muon_learning_rate", self.muon_learning_rate, 0, 100, above=True)
         for name in ("warmup", "momentum", "weight_decay", "muon_weight_decay", "label_smoothing"):
             within(name, getattr(self, name), 0, 1)
+        if self.nesterov and not self.momentum:
+            raise InputError("nesterov: it needs a momentum above 0")
+        if not isinstance(self.image_sizes, tuple | list) or not self.image_sizes:
+            raise InputError(f"image_sizes {self.image_sizes!r}: give a list of at least one size in pixels")
         object.__setattr__(self, "image_sizes", tuple(self.image_sizes))  # JSON and YAML have lists
-        if not self.image_sizes:
-            raise InputError("image_sizes is empty: give at least one size in pixels")
         for size in self.image_sizes:
             whole("image_sizes", size, 8, 512)
         if self.num_classes != len(CLASSES[self.dataset]):
             raise InputError(f"num_classes {self.num_classes}: {self.dataset} has {len(CLASSES[self.dataset])} classes")
+        for field in dataclasses.fields(self):  # a width of 1 is one of 1.0, in names and digests too
+            if field.type in (float, float | None) and isinstance(getattr(self, field.name), int):
+                object.__setattr__(self, field.name, float(getattr(self, field.name)))
 
     @property
     def run(self) -> str:
@@ -109,8 +118,16 @@ class Recipe(Architecture):
 
     @property
     def digest(self) -> str:
-        """Twelve hexadecimal digits that differ wherever two recipes differ."""
-        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:12]
+        """Twelve hexadecimal digits that differ wherever two recipes differ.
+
+        Fields at their default do not count, so a run in progress is found again after a field was added.
+        """
+        chosen = {name: value for name, value in self.as_dict().items() if value != DEFAULTS.get(name)}
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
+
+    def differences(self, recorded: dict) -> list[str]:
+        """The fields in which the recipe of a record differs; what a record does not have counts as the default."""
+        return [name for name, value in self.as_dict().items() if recorded.get(name, DEFAULTS.get(name)) != value]
 
     @property
     def architecture(self) -> Architecture:
@@ -133,6 +150,8 @@ class Recipe(Architecture):
         rest = (progress - self.warmup) / (1 - self.warmup) if self.warmup < 1 else 1.0
         return 1 - rest if self.schedule == "one_cycle" else (1 + math.cos(math.pi * rest)) / 2
 
+
+DEFAULTS = {field.name: field.default for field in dataclasses.fields(Recipe)} | {"image_sizes": [32]}
 
 RECIPES = {
     # The earlier report's. It does not tell learning rate and schedule: 0.1 and cosine are ours.

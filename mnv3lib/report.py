@@ -204,7 +204,7 @@ def make(
 
 
 def _data_parameters(log) -> dict:
-    """Where CIFAR-100 is, fetched if need be; if it cannot be had, the notebooks train on digits and read the records."""
+    """Where CIFAR-100 is, fetched if need be; else the notebooks train on digits and read the records."""
     folder = data.cifar100_folder()
     try:
         data.load("cifar100")

@@ -11,14 +11,15 @@ import re
 import shutil
 import tempfile
 import zipfile
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from mnv3lib.errors import InputError
 from mnv3lib.networks import Architecture, MobileNet
@@ -89,7 +90,11 @@ def save(
             old = target.with_name(f".old-{target.name}")
             shutil.rmtree(old, ignore_errors=True)
             target.rename(old)
-            temporary.rename(target)
+            try:
+                temporary.rename(target)
+            except BaseException:
+                old.rename(target)
+                raise
             shutil.rmtree(old)
         else:
             temporary.rename(target)
@@ -107,9 +112,18 @@ def save_weights(network: MobileNet, path: Path) -> None:
         "mean": json.dumps(network.mean),
         "std": json.dumps(network.std),
     }
+    content = safetensors.torch.save({key: value.contiguous() for key, value in network.state_dict().items()}, header)
     with replacing(path) as temporary:
-        save_file({key: value.contiguous() for key, value in network.state_dict().items()}, temporary, metadata=header)
+        temporary.write_bytes(_in_order(content))
         temporary.chmod(0o644)
+
+
+def _in_order(content: bytes) -> bytes:
+    """The same file with its header sorted: safetensors writes the entries in an order that differs every time."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True).encode()
+    header = header.ljust(-(-len(header) // 8) * 8)
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def load(run: str, folder: Path | None = None) -> MobileNet:
@@ -126,13 +140,19 @@ def load_weights(path: str | os.PathLike) -> MobileNet:
                 raise InputError(f"{path} has no header of mnv3lib, so the network in it is unknown")
             architecture = Architecture(**json.loads(header["architecture"]))
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no dict)
-        with torch.device("meta"):
-            network = MobileNet(architecture)
+        with torch.device("meta"):  # the other initializations would load much of torch, and draw nothing here
+            network = MobileNet(dataclasses.replace(architecture, initialization="torch"))
+        network.architecture = architecture
         expected = network.state_dict()
         for key in expected.keys() | state.keys():
-            if key not in state or key not in expected or state[key].shape != expected[key].shape:
+            if (
+                key not in state
+                or key not in expected
+                or state[key].shape != expected[key].shape
+                or state[key].dtype != expected[key].dtype
+            ):
                 raise InputError(
-                    f"{path}: tensor {key} is missing, superfluous or of another shape than its header tells"
+                    f"{path}: tensor {key} is missing, superfluous or of another shape or type than its header tells"
                 )
             if not torch.isfinite(state[key]).all():
                 raise InputError(f"{path}: tensor {key} has values that are no finite numbers")
@@ -174,7 +194,7 @@ def load_predictions(run: str, folder: Path | None = None) -> dict[str, np.ndarr
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in ("labels", "classes", "probabilities")}
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, EOFError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
         raise InputError(f"{path} holds no predictions ({_short(error)})") from None
 
 

@@ -8,22 +8,27 @@ import platform
 import shutil
 import sys
 import time
+import zipfile
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from mnv3lib import cost, data, provenance, store
 from mnv3lib.data import Dataset, Split
 from mnv3lib.errors import InputError
 from mnv3lib.networks import MobileNet
 from mnv3lib.recipe import Recipe
+
+CHECKPOINT, PROGRESS = "checkpoint.pt", "epochs_done"
 
 
 class DivergedError(RuntimeError):
@@ -86,21 +91,66 @@ def train(
     when the run is written. Without `weights` only record and history are kept.
     """
     models = models or store.models_folder()
-    target = store.run_folder(recipe.run, models)
-    if (target / store.RECORD).is_file() and not overwrite:
-        record = store.load_record(recipe.run, models)
-        if record["recipe"] == recipe.as_dict():
+    folder = checkpoint_folder(recipe, checkpoints)
+    with alone(folder):
+        record = None if overwrite else _made_already(recipe, models)
+        if record is None:
+            fit = fit_recipe(
+                recipe,
+                dataset or data.load(recipe.dataset),
+                checkpoint=folder / CHECKPOINT,
+                device=device,
+                log=log,
+            )
+            record = describe(recipe, fit)
+            store.save(models, record, fit.history, *((fit.network, fit.predictions) if weights else (None, None)))
+        else:
             log(f"{recipe.run} is in {models} already")
-            return record
-        differing = [name for name, value in recipe.as_dict().items() if record["recipe"].get(name) != value]
-        raise InputError(f"{target} has another recipe ({', '.join(differing)} differ): overwrite it or move it away")
-    dataset = dataset or data.load(recipe.dataset)
-    checkpoint = (checkpoints or checkpoints_folder()) / f"{recipe.run}-{recipe.digest}" / "checkpoint.pt"
-    fit = fit_recipe(recipe, dataset, checkpoint=checkpoint, device=device, log=log)
-    record = describe(recipe, fit)
-    store.save(models, record, fit.history, *((fit.network, fit.predictions) if weights else (None, None)))
-    shutil.rmtree(checkpoint.parent, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
     return record
+
+
+def _made_already(recipe: Recipe, models: Path) -> dict | None:
+    """The record of this very recipe in `models`, if it is there; InputError if the run there has another recipe."""
+    target = store.run_folder(recipe.run, models)
+    if not (target / store.RECORD).is_file():
+        return None
+    record = store.load_record(recipe.run, models)
+    differing = recipe.differences(record["recipe"])
+    if differing:
+        raise InputError(f"{target} has another recipe ({', '.join(differing)} differ): overwrite it or move it away")
+    return record
+
+
+def checkpoint_folder(recipe: Recipe, checkpoints: Path | None = None) -> Path:
+    """Where the run of `recipe` keeps its state while it is in progress."""
+    return Path(checkpoints or checkpoints_folder()) / f"{recipe.run}-{recipe.digest}"
+
+
+def epochs_done(folder: Path) -> int:
+    """Complete epochs of the run in progress whose state lies in `folder`."""
+    try:
+        return int((folder / PROGRESS).read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+@contextmanager
+def alone(folder: Path):
+    """Keep every other process out of the run whose state lies in `folder`; raises InputError if one is at it.
+
+    The lock is the system's, so it goes with the process that holds it, however that ends.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"{folder.name} is being trained by another process: wait for it or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def describe(recipe: Recipe, fit: Fit) -> dict:
@@ -176,6 +226,23 @@ def fit_recipe(
     return Fit(network.eval(), pd.DataFrame(history, columns=columns), predictions, origin)
 
 
+class PointwiseMuon(torch.optim.Muon):
+    """Muon for 1x1 convolutions: it knows matrices alone, so it gets their kernels as such, in the same memory."""
+
+    def __init__(self, kernels: list[nn.Parameter], **options):
+        self.kernels = kernels
+        super().__init__([nn.Parameter(kernel.detach().view(kernel.shape[:2])) for kernel in kernels], **options)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for kernel in self.kernels:
+            kernel.grad = None
+
+    def step(self, closure=None):
+        for kernel, matrix in zip(self.kernels, self.param_groups[0]["params"], strict=True):
+            matrix.grad = kernel.grad.view(matrix.shape)
+        return super().step(closure)
+
+
 def make_optimizers(recipe: Recipe, network: nn.Module) -> list[torch.optim.Optimizer]:
     """The optimizers of a recipe; each group of parameters keeps its highest learning rate as `peak`."""
     kernels = [parameter for parameter in network.parameters() if parameter.ndim > 1]
@@ -186,7 +253,7 @@ def make_optimizers(recipe: Recipe, network: nn.Module) -> list[torch.optim.Opti
         chosen = {id(parameter) for parameter in pointwise}
         kernels = [parameter for parameter in kernels if id(parameter) not in chosen]
         optimizers.append(
-            torch.optim.Muon(
+            PointwiseMuon(
                 pointwise,
                 lr=recipe.muon_learning_rate,
                 weight_decay=recipe.muon_weight_decay,
@@ -295,11 +362,16 @@ def write_checkpoint(
     }
     with store.replacing(path) as temporary:
         torch.save(state, temporary)
+    with store.replacing(path.with_name(PROGRESS)) as temporary:
+        temporary.write_text(str(len(history)))
 
 
 def restore(path: Path, recipe: Recipe, network: nn.Module, optimizers: list) -> tuple[list[dict], dict]:
     """Load a checkpoint into `network` and `optimizers`; returns the rows of history and the origin."""
     try:
+        with zipfile.ZipFile(path) as file:  # torch.load does not look at the checksums
+            if file.testzip():
+                raise ValueError("damaged")
         state = torch.load(path, weights_only=True, map_location=next(network.parameters()).device)
         if state["digest"] != recipe.digest:
             raise KeyError("another recipe")
@@ -307,6 +379,6 @@ def restore(path: Path, recipe: Recipe, network: nn.Module, optimizers: list) ->
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         return state["history"], state["origin"]
-    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, ValueError, EOFError) as error:
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path} is no checkpoint of this run ({reason}): delete it to start anew") from None

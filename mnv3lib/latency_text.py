@@ -1,0 +1,146 @@
+"""What latencies say, in words and as text; each sentence follows the numbers, and says so where they are too noisy."""
+
+import pandas as pd
+
+from mnv3lib import profiling
+from mnv3lib.latency import NOISY
+
+NAMES = {"v1": "V1", "v2": "V2", "v3_small": "V3 Small", "v3_large": "V3 Large"}
+
+
+def as_text(table: pd.DataFrame, how: str) -> str:
+    """What latency.compare returned, as a table to read, CSV or JSON."""
+    if how == "csv":
+        return table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    if how == "json":
+        return table.to_json(orient="records", indent=2, double_precision=6) + "\n"
+    lines = [
+        f"{', '.join(table['processor'].unique())}; torch {table['torch'][0]}; {table['runtime'][0]}; "
+        f"{table['size'][0]} px; {table['measured'].max()}; milliseconds",
+        readable(table).to_string(index=False),
+    ]
+    if table["noisy"].any():
+        lines.append(noise(table))
+    return "\n".join(lines) + "\n"
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of latency.compare's table that a reader needs, as text."""
+    shown = table[["model", "width"]].copy()
+    shown["weights"] = table["run"].fillna("untrained")
+    shown["MMACs"] = (table["macs"] / 1e6).map("{:.1f}".format)
+    shown[["device", "threads", "batch", "calls"]] = table[["device", "threads", "batch", "calls"]]
+    for name in ("median", "p25", "p75", "p90"):
+        shown[name] = table[f"{name}_ms"].map(lambda value: ms(value).removesuffix(" ms"))
+    return shown.assign(noisy=table["noisy"].map({True: "noisy", False: ""}))
+
+
+def noise(table: pd.DataFrame) -> str:
+    """How many measurements scatter too much, and what to do about it."""
+    count = int(table["noisy"].sum())
+    rule = f"an interquartile range wider than {NOISY:.0%} of the median"
+    if not count:
+        return f"None of the {len(table)} measurements is noisy ({rule})."
+    return (
+        f"{count} of the {len(table)} measurements are noisy ({rule}): close other programs, use fewer threads than "
+        "cores or measure for longer."
+    )
+
+
+def versus(table: pd.DataFrame, first: str, second: str) -> str:
+    """A clause that sets contestant `first` beside `second`, e.g. "composed takes 1.32 times as long as fused".
+
+    table: latency.measure's. Where the middle halves of the two overlap, it says that they cannot be told apart.
+    """
+    rows = table.set_index("name")
+    one, other = rows.loc[first], rows.loc[second]
+    ratio = one["median_ms"] / other["median_ms"]
+    if one["p25_ms"] <= other["p75_ms"] and other["p25_ms"] <= one["p75_ms"]:
+        return f"{first} and {second} cannot be told apart (ratio {ratio:.2f})"
+    return f"{first} takes {ratio:.2f} times as long as {second}"
+
+
+def growth(table: pd.DataFrame) -> list[str]:
+    """For each device, batch size and version, how MACs and time grow from the narrowest to the widest."""
+    sentences = []
+    for (device, batch), group in table.groupby(["device", "batch"], sort=False):
+        parts = []
+        for model, rows in group.groupby("model", sort=False):
+            narrow, wide = rows.loc[rows["width"].idxmin()], rows.loc[rows["width"].idxmax()]
+            if narrow["width"] < wide["width"]:
+                parts.append(
+                    f"{short(model)}: {wide['macs'] / narrow['macs']:.1f} times the MACs, "
+                    f"{wide['median_ms'] / narrow['median_ms']:.1f} times the time"
+                )
+        if parts:
+            sentences.append(f"{place(device)}, batch {batch}, from the narrowest to the widest: {'; '.join(parts)}.")
+    return sentences
+
+
+def misleading(table: pd.DataFrame) -> list[str]:
+    """For each device and batch size, the two networks whose MACs mislead most: fewer MACs, yet more time.
+
+    Most is the largest product of the two ratios, among those whose middle halves do not overlap.
+    """
+    sentences = []
+    for (device, batch), group in table.groupby(["device", "batch"], sort=False):
+        worst, found = 0.0, None
+        for lean in group.itertuples():
+            for heavy in group.itertuples():
+                product = heavy.macs / lean.macs * lean.median_ms / heavy.median_ms
+                if lean.macs < heavy.macs and lean.p25_ms > heavy.p75_ms and product > worst:
+                    worst, found = product, (lean, heavy)
+        where = f"{place(device)}, batch {batch}"
+        if found is None:
+            sentences.append(f"{where}: no network with fewer MACs is clearly slower than one with more.")
+            continue
+        lean, heavy = found
+        sentences.append(
+            f"{where}: {title(lean)} has {heavy.macs / lean.macs:.1f} times fewer MACs than {title(heavy)} and takes "
+            f"{lean.median_ms / heavy.median_ms:.2f} times as long."
+        )
+    return sentences
+
+
+def prices(table: pd.DataFrame) -> list[str]:
+    """For each device and batch size, what a layer and what a MAC costs (profiling.prices), in words."""
+    sentences = []
+    for (device, batch), group in table.groupby(["device", "batch"], sort=False):
+        where = f"{place(device)}, batch {batch}"
+        layer, gmac, error = profiling.prices(group)
+        if min(layer, gmac) <= 0:
+            sentences.append(f"{where}: the measurements do not allow such a split.")
+            continue
+        share = 100 * layer * group["layers"] / (layer * group["layers"] + gmac * group["macs"] * batch / 1e9)
+        ends = [f"{share[row]:.0f} % of {title(group.loc[row])}" for row in (share.idxmax(), share.idxmin())]
+        sentences.append(
+            f"{where}: {1000 * layer:.0f} µs a layer and {gmac:.1f} ms a thousand million MACs, which fits the medians "
+            f"with a typical error of {100 * error:.0f} %. The layers' price is {ends[0]} and {ends[1]}."
+        )
+    return sentences
+
+
+def front(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a top1 that no other row beats in both, fastest first."""
+    known = table.dropna(subset=["top1"]).sort_values(["median_ms", "top1"], ascending=[True, False])
+    return known[known["top1"] > known["top1"].cummax().shift(fill_value=-1.0)]
+
+
+def ms(value: float) -> str:
+    """Milliseconds with three digits, and no power of ten."""
+    return f"{value:,.0f} ms" if value >= 1000 else f"{value:.3g} ms"
+
+
+def title(row) -> str:
+    """The network of a row, e.g. "V3 Small 0.25"."""
+    return f"{short(row.model)} {row.width:g}"
+
+
+def short(model: str) -> str:
+    """A model's name for people: V3 Small."""
+    return NAMES[model]
+
+
+def place(device: str) -> str:
+    """A device for people."""
+    return {"cpu": "CPU", "cuda": "GPU"}[device]

@@ -1,0 +1,475 @@
+"""The data: found, checked, unpacked safely, and augmented as torchvision would."""
+
+import dataclasses
+import hashlib
+import http.server
+import io
+import tarfile
+import threading
+import urllib.error
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import functional as TF
+
+from mnv3lib import InputError, data
+
+COUNTS = {"train.bin": 6, "test.bin": 4}
+
+
+def make_record(count, seed=0):
+    """The bytes of `count` images of the official layout."""
+    random = np.random.default_rng(seed)
+    records = random.integers(0, 256, (count, data.RECORD), np.uint8)
+    records[:, 0] %= 20
+    records[:, 1] %= 100
+    return records.tobytes()
+
+
+def make_archive(path, members):
+    """A tar.gz of `members`: bytes of a file, or a TarInfo without content, by name."""
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in members.items():
+            if isinstance(content, tarfile.TarInfo):
+                tar.addfile(content)
+            else:
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def link(name, target, kind=tarfile.SYMTYPE):
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname = kind, target
+    return entry
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """CIFAR-100 as if it had six images to train on and four to test with."""
+    monkeypatch.setattr(data, "FILES", COUNTS)
+
+
+@pytest.fixture
+def files(small, tmp_path):
+    """A folder with such files."""
+    folder = tmp_path / "here" / data.FOLDER
+    folder.mkdir(parents=True)
+    for name, count in COUNTS.items():
+        (folder / name).write_bytes(make_record(count, count))
+    return folder
+
+
+def contents(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+# Names and numbers
+
+
+def test_class_names():
+    assert len(data.CLASSES["cifar100"]) == 100
+    assert len(set(data.SUPERCLASS_OF.values())) == 20
+    counts = [list(data.SUPERCLASS_OF.values()).count(name) for name in set(data.SUPERCLASS_OF.values())]
+    assert counts == [5] * 20
+
+
+def test_class_names_are_the_official_ones(cifar100):
+    folder = data.cifar100_folder()
+    fine, coarse = ((folder / f"{kind}_label_names.txt").read_text().split() for kind in ("fine", "coarse"))
+    assert cifar100.classes == tuple(fine)
+    records = np.fromfile(folder / "test.bin", np.uint8).reshape(10_000, data.RECORD)
+    pairs = {(coarse[superclass], fine[label]) for superclass, label in records[:, :2].tolist()}
+    assert pairs == {(superclass, name) for name, superclass in data.SUPERCLASS_OF.items()}
+
+
+def test_cifar100_is_whole(cifar100):
+    for split, count in ((cifar100.train, 50_000), (cifar100.test, 10_000)):
+        assert split.images.shape == (count, 32, 32, 3)
+        assert split.images.dtype == torch.uint8
+        assert split.labels.dtype == torch.int64
+        assert torch.bincount(split.labels).tolist() == [count // 100] * 100
+
+
+def test_mean_and_deviation_of_cifar100(cifar100):
+    pixels = cifar100.train.images.numpy().reshape(-1, 3)
+    # From the counts of the 256 values, exactly and without 600 MB of floats.
+    counts = np.stack([np.bincount(channel, minlength=256) for channel in pixels.T])
+    values = np.arange(256) / 255
+    mean = counts @ values / len(pixels)
+    std = np.sqrt(counts @ values**2 / len(pixels) - mean**2)
+    np.testing.assert_allclose(cifar100.mean, mean, atol=1e-6)
+    np.testing.assert_allclose(cifar100.std, std, atol=1e-6)
+
+
+def test_digits(digits):
+    assert (len(digits.train), len(digits.test)) == (1437, 360)
+    assert digits.train.images.shape[1:] == (32, 32, 3)
+    assert digits.train.images.dtype == torch.uint8
+    assert digits.classes == tuple("0123456789")
+    assert torch.bincount(digits.test.labels).min() >= 34
+    pixels = digits.train.images.double() / 255
+    torch.testing.assert_close(torch.tensor(digits.mean).double(), pixels.mean((0, 1, 2)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        torch.tensor(digits.std).double(), pixels.std((0, 1, 2), unbiased=False), atol=1e-5, rtol=0
+    )
+
+
+# Where the files are, and what is wrong with them
+
+
+def test_files_are_read_in_the_official_layout(files):
+    dataset = data.load("cifar100", files.parent)
+    raw = (files / "train.bin").read_bytes()
+    for index in (0, 5):
+        record = raw[index * data.RECORD :]
+        assert dataset.train.labels[index] == record[1]
+        for channel, row, column in ((0, 0, 0), (1, 3, 31), (2, 31, 7)):
+            expected = record[2 + channel * 1024 + row * 32 + column]
+            assert dataset.train.images[index, row, column, channel] == expected
+    assert dataset.classes == data.CLASSES["cifar100"]
+
+
+def test_argument_then_variable_then_data(files, monkeypatch, tmp_path):
+    here = files.parent
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MNV3_DATA", raising=False)
+    assert data.cifar100_folder() == data.Path("data") / data.FOLDER
+    assert not data.available()
+    here.rename("data")
+    assert data.available()
+    monkeypatch.setenv("MNV3_DATA", str(tmp_path / "elsewhere"))
+    assert data.cifar100_folder() == tmp_path / "elsewhere" / data.FOLDER
+    assert not data.available()
+    assert data.cifar100_folder(tmp_path / "data") == tmp_path / "data" / data.FOLDER
+    assert data.available(tmp_path / "data")
+    assert len(data.load("cifar100", tmp_path / "data").test) == 4
+    # The folder of the files themselves will do, too.
+    assert data.available(tmp_path / "data" / data.FOLDER)
+    (tmp_path / "data" / data.FOLDER / "test.bin").unlink()
+    assert not data.available(tmp_path / "data")
+
+
+def one_line(caught):
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_wrong_length(files):
+    path = files / "test.bin"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError) as caught:
+        data.load("cifar100", files.parent)
+    assert str(path) in one_line(caught)
+    assert f"{4 * data.RECORD - 1:,}" in one_line(caught)
+    assert f"{4 * data.RECORD:,}" in one_line(caught)
+
+
+@pytest.mark.parametrize(("column", "value"), [(0, 20), (1, 100)])
+def test_label_out_of_range(files, column, value):
+    path = files / "train.bin"
+    content = bytearray(path.read_bytes())
+    content[3 * data.RECORD + column] = value
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        data.load("cifar100", files.parent)
+    assert str(path) in one_line(caught)
+    assert f"{6 * data.RECORD:,}" in one_line(caught)
+    assert "labels out of range" in one_line(caught)
+
+
+def test_unknown_data_set():
+    with pytest.raises(InputError, match=r"'cifar10'.*cifar100, digits"):
+        data.load("cifar10")
+
+
+# The download
+
+
+def test_offline_says_what_to_do(monkeypatch, tmp_path):
+    def offline(*_, **__):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(data.urllib.request, "urlopen", offline)
+    with pytest.raises(InputError) as caught:
+        data.load("cifar100", tmp_path / "new")
+    for part in (data.URL, data.MD5, str(tmp_path / "new"), "MNV3_DATA", "no network"):
+        assert part in one_line(caught)
+    assert contents(tmp_path / "new") == []
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serve a folder; a file called short.tar.gz breaks off before its announced end."""
+
+    def log_message(self, *_):
+        pass
+
+    def send_header(self, name, value):
+        if name == "Content-Length" and self.path.endswith("short.tar.gz"):
+            value = str(int(value) + 100)
+        super().send_header(name, value)
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """The address of a server on this machine, and the folder that it serves."""
+    served = tmp_path / "served"
+    served.mkdir()
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    handler = lambda *arguments: Quiet(*arguments, directory=served)  # noqa: E731
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}", served
+        running.shutdown()
+        thread.join()
+
+
+def offer(monkeypatch, server, name, members, md5=None):
+    address, served = server
+    archive = make_archive(served / name, members)
+    monkeypatch.setattr(data, "URL", f"{address}/{name}")
+    monkeypatch.setattr(data, "MD5", md5 or hashlib.md5(archive.read_bytes()).hexdigest())
+
+
+def good_members():
+    return {f"{data.FOLDER}/{name}": make_record(count, count) for name, count in COUNTS.items()}
+
+
+def test_download(small, server, monkeypatch, tmp_path):
+    offer(monkeypatch, server, "good.tar.gz", good_members() | {f"{data.FOLDER}/batches.meta": b"names"})
+    dataset = data.load("cifar100", tmp_path / "new")
+    assert (len(dataset.train), len(dataset.test)) == (6, 4)
+    assert contents(tmp_path / "new") == [data.FOLDER, f"{data.FOLDER}/test.bin", f"{data.FOLDER}/train.bin"]
+    monkeypatch.setattr(data, "URL", "http://127.0.0.1:9/not-asked-again")
+    assert torch.equal(data.load("cifar100", tmp_path / "new").test.images, dataset.test.images)
+
+
+def test_download_with_another_md5_is_refused(small, server, monkeypatch, tmp_path):
+    offer(monkeypatch, server, "bad.tar.gz", good_members(), md5="0" * 32)
+    with pytest.raises(InputError, match=r"md5 .* expected 0{32}"):
+        data.load("cifar100", tmp_path / "new")
+    assert contents(tmp_path / "new") == []
+
+
+def test_download_that_breaks_off_is_refused(small, server, monkeypatch, tmp_path):
+    offer(monkeypatch, server, "short.tar.gz", good_members(), md5="0" * 32)
+    with pytest.raises(InputError) as caught:
+        data.load("cifar100", tmp_path / "new")
+    assert data.URL in one_line(caught)
+    assert contents(tmp_path / "new") == []
+
+
+def test_missing_archive_is_named(small, server, monkeypatch, tmp_path):
+    offer(monkeypatch, server, "good.tar.gz", good_members())
+    monkeypatch.setattr(data, "URL", f"{server[0]}/gone.tar.gz")
+    with pytest.raises(InputError, match=r"File not found.*gone\.tar\.gz"):
+        data.load("cifar100", tmp_path / "new")
+
+
+# Unpacking
+
+
+def test_unpack_takes_two_files_alone(small, tmp_path):
+    members = good_members() | {
+        "../evil": b"evil",
+        "/tmp/mnv3-evil": b"evil",
+        f"{data.FOLDER}/../../evil": b"evil",
+        f"{data.FOLDER}/notes.txt": b"more",
+        f"{data.FOLDER}/link": link(f"{data.FOLDER}/link", "/etc"),
+    }
+    target = tmp_path / "deep" / "target"
+    target.mkdir(parents=True)
+    data.unpack(make_archive(tmp_path / "archive.tar.gz", members), target)
+    assert contents(target) == ["test.bin", "train.bin"]
+    assert contents(tmp_path) == [
+        "archive.tar.gz",
+        "deep",
+        "deep/target",
+        "deep/target/test.bin",
+        "deep/target/train.bin",
+    ]
+    assert not data.Path("/tmp/mnv3-evil").exists()
+    assert (target / "train.bin").read_bytes() == members[f"{data.FOLDER}/train.bin"]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        link(f"{data.FOLDER}/train.bin", "/etc/hostname"),
+        link(f"{data.FOLDER}/train.bin", "../../secret"),
+        link(f"{data.FOLDER}/train.bin", "../secret", tarfile.LNKTYPE),
+        link(f"{data.FOLDER}/train.bin", "", tarfile.DIRTYPE),
+        link(f"{data.FOLDER}/train.bin", "", tarfile.FIFOTYPE),
+    ],
+    ids=["absolute link", "link", "hard link", "folder", "pipe"],
+)
+def test_unpack_follows_no_link(small, tmp_path, entry):
+    (tmp_path / "secret").write_text("secret")
+    target = tmp_path / "target"
+    target.mkdir()
+    archive = make_archive(tmp_path / "archive.tar.gz", {entry.name: entry})
+    with pytest.raises(InputError, match=r"archive\.tar\.gz"):
+        data.unpack(archive, target)
+    assert contents(target) == []
+
+
+def test_unpack_does_not_fill_the_disk(small, tmp_path):
+    members = good_members()
+    members[f"{data.FOLDER}/train.bin"] += bytes(5_000_000)
+    data.unpack(make_archive(tmp_path / "archive.tar.gz", members), tmp_path)
+    assert (tmp_path / "train.bin").stat().st_size == 6 * data.RECORD
+
+
+@pytest.mark.parametrize("damage", ["no archive", "half", "flipped", "incomplete"])
+def test_damaged_archive(small, tmp_path, damage):
+    path = make_archive(tmp_path / "archive.tar.gz", good_members())
+    content = bytearray(path.read_bytes())
+    if damage == "no archive":
+        content = b"<html>not here</html>"
+    elif damage == "half":
+        content = content[: len(content) // 2]
+    elif damage == "flipped":
+        content[len(content) // 2 : len(content) // 2 + 200] = bytes(200)
+    else:
+        make_archive(path, {f"{data.FOLDER}/train.bin": make_record(6)})
+        content = path.read_bytes()
+    path.write_bytes(content)
+    (tmp_path / "target").mkdir()
+    with pytest.raises(InputError, match=r"archive\.tar\.gz") as caught:
+        data.unpack(path, tmp_path / "target")
+    one_line(caught)
+
+
+# Splits, normalisation, augmentation
+
+
+def test_holdout_is_stratified_and_disjoint(digits):
+    numbered = dataclasses.replace(digits.train, images=torch.arange(len(digits.train)))
+    kept, held = data.holdout(numbered)
+    assert sorted(kept.images.tolist() + held.images.tolist()) == list(range(len(numbered)))
+    assert kept.images.tolist() == sorted(kept.images.tolist())
+    whole, part = torch.bincount(numbered.labels), torch.bincount(held.labels)
+    assert part.tolist() == [round(0.1 * count) for count in whole.tolist()]
+    assert torch.equal(numbered.labels[held.images], held.labels)
+    assert torch.equal(data.holdout(numbered)[1].images, held.images)
+
+
+def test_holdout_of_cifar100_has_50_images_a_class():
+    train = data.Split(torch.arange(50_000), torch.arange(50_000) * 7 % 100)
+    kept, held = data.holdout(train)
+    assert torch.bincount(kept.labels).tolist() == [450] * 100
+    assert torch.bincount(held.labels).tolist() == [50] * 100
+    assert len(data.holdout(train, 0.2)[1]) == 10_000
+
+
+def test_normalise():
+    images = torch.randint(0, 256, (4, 5, 6, 3), dtype=torch.uint8)
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.1)
+    expected = TF.normalize(images.permute(0, 3, 1, 2).float() / 255, mean, std)
+    result = data.normalise(images, mean, std)
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
+    assert result.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("padding", data.PADDINGS)
+@pytest.mark.parametrize("pad", [1, 4, 16])
+def test_crop_and_flip_are_torchvisions(padding, pad):
+    generator = torch.Generator().manual_seed(pad)
+    images = torch.randint(0, 256, (40, 20, 32, 3), dtype=torch.uint8, generator=generator)
+    offsets = torch.randint(-pad, pad + 1, (40, 2), generator=generator)
+    offsets[:4] = torch.tensor([[-pad, -pad], [pad, pad], [-pad, pad], [0, 0]])
+    flips = torch.rand(40, generator=generator) < 0.5
+    result = data.crop_and_flip(images, offsets, flips, padding)
+    assert result.dtype == torch.uint8
+    mode = {"zero": "constant", "reflect": "reflect"}[padding]
+    for image, (down, right), flip, got in zip(images, offsets.tolist(), flips, result, strict=True):
+        padded = TF.pad(image.permute(2, 0, 1), [pad], padding_mode=mode)
+        expected = TF.crop(padded, pad + down, pad + right, 20, 32)
+        if flip:
+            expected = TF.hflip(expected)
+        assert torch.equal(got.permute(2, 0, 1), expected)
+
+
+@pytest.fixture
+def numbered():
+    """Fifty images that tell their number and which side is left: the number, then 200, in every row."""
+    images = torch.arange(50, dtype=torch.uint8).reshape(50, 1, 1, 1).repeat(1, 2, 2, 3)
+    images[:, :, 1] = 200
+    return data.Split(images, torch.arange(50) + 1000)
+
+
+def epoch_of(split, **changes):
+    """(number, mirrored) of each image of an epoch, in order, a list a batch."""
+    options = dict(batch_size=8, seed=3, epoch=5, crop=0, padding="zero", flip="random") | changes
+    result = []
+    for images, labels in data.epoch_batches(split, **options):
+        mirrored = images[:, 0, 0, 0] == 200
+        numbers = torch.where(mirrored, images[:, 0, 1, 0], images[:, 0, 0, 0]).long()
+        assert torch.equal(numbers + 1000, labels)
+        result.append(list(zip(numbers.tolist(), mirrored.tolist(), strict=True)))
+    return result
+
+
+def test_epoch_depends_on_seed_and_epoch_alone(numbered):
+    assert epoch_of(numbered) == epoch_of(numbered)
+    torch.manual_seed(99)
+    assert epoch_of(numbered) == epoch_of(numbered)
+    assert epoch_of(numbered) != epoch_of(numbered, epoch=6)
+    assert epoch_of(numbered) != epoch_of(numbered, seed=4)
+
+
+def test_crops_depend_on_seed_and_epoch(digits):
+    def crops(epoch):
+        batches = data.epoch_batches(
+            digits.train, batch_size=64, seed=1, epoch=epoch, crop=4, padding="reflect", flip="none"
+        )
+        return next(batches)[0]
+
+    assert torch.equal(crops(0), crops(0))
+    assert not torch.equal(crops(0), crops(1))
+
+
+def test_each_image_at_most_once_an_epoch(numbered):
+    batches = epoch_of(numbered)
+    assert [len(batch) for batch in batches] == [8] * 6
+    numbers = [number for batch in batches for number, _ in batch]
+    assert len(set(numbers)) == 48
+    assert numbers != sorted(numbers)
+    missed = [set(range(50)) - {n for batch in epoch_of(numbered, epoch=e) for n, _ in batch} for e in range(20)]
+    assert len(set().union(*missed)) > 10
+
+
+def test_one_batch_where_there_is_no_full_one(numbered):
+    (batch,) = epoch_of(numbered, batch_size=64)
+    assert sorted(number for number, _ in batch) == list(range(50))
+    assert data.steps(numbered, 64) == 1
+
+
+def test_flips(numbered):
+    def mirrored(flip, epoch):
+        return dict(pair for batch in epoch_of(numbered, batch_size=50, flip=flip, epoch=epoch) for pair in batch)
+
+    assert not any(mirrored("none", 0).values())
+    epochs = [mirrored("alternating", epoch) for epoch in range(4)]
+    assert epochs[0] == epochs[2]
+    assert epochs[1] == epochs[3]
+    assert all(epochs[0][number] != epochs[1][number] for number in range(50))
+    assert 10 < sum(epochs[0].values()) < 40
+    shares = [sum(mirrored("random", epoch).values()) / 50 for epoch in range(40)]
+    assert abs(np.mean(shares) - 0.5) < 0.05
+    assert len(set(shares)) > 5
+
+
+def test_offsets_reach_as_far_as_the_crop():
+    """A white dot in the middle shows where the crop went: everywhere within 2 pixels, about as often."""
+    images = torch.zeros(5000, 9, 9, 3, dtype=torch.uint8)
+    images[:, 4, 4] = 255
+    split = data.Split(images, torch.zeros(5000, dtype=torch.int64))
+    ((batch, _),) = data.epoch_batches(split, batch_size=5000, seed=0, epoch=0, crop=2, padding="zero", flip="none")
+    seen = (batch[..., 0] == 255).sum(0)
+    assert seen[2:7, 2:7].min() > 130
+    assert seen[2:7, 2:7].sum() == 5000

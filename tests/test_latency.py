@@ -1,0 +1,278 @@
+"""The measuring function against a clock under our hands, and what the package measures with it."""
+
+import json
+import time
+
+import pandas as pd
+import pytest
+import torch
+
+from mnv3lib import cost, latency, latency_text, networks, profiling, recipe, store
+from mnv3lib.__main__ import main
+from mnv3lib.errors import InputError
+
+
+class Clock:
+    """Time that passes only when a contestant lets it."""
+
+    def __init__(self):
+        self.time, self.calls = 0.0, []
+
+    def __call__(self) -> float:
+        return self.time
+
+    def contestant(self, name: str, durations):
+        durations = iter(durations)
+
+        def call():
+            self.calls.append(name)
+            self.time += next(durations)
+
+        return call
+
+
+def forever(value: float):
+    while True:
+        yield value
+
+
+def test_summary_is_of_the_calls_after_the_warm_up():
+    clock = Clock()
+    durations = [9.0, *(value / 1000 for value in (10, 20, 30, 40, 50))]
+    row = latency.measure({"a": clock.contestant("a", durations)}, seconds=0.01, clock=clock).iloc[0]
+    assert row["calls"] == 5
+    assert row[["median_ms", "p25_ms", "p75_ms", "p90_ms"]].tolist() == pytest.approx([30, 20, 40, 46])
+    assert row["noisy"]
+
+
+def test_a_steady_contestant_is_not_noisy():
+    clock = Clock()
+    table = latency.measure({"a": clock.contestant("a", forever(0.125))}, seconds=5, clock=clock)
+    assert table["calls"].item() == 40
+    assert table["median_ms"].item() == 125
+    assert not table["noisy"].item()
+
+
+@pytest.mark.parametrize(("spread", "noisy"), [(0.02, False), (0.2, True)])
+def test_noisy_says_that_the_interquartile_range_is_wide(spread, noisy):
+    row = latency.summary([1 - spread, 1 - spread / 2, 1, 1 + spread / 2, 1 + spread])
+    assert row["noisy"] is noisy
+
+
+def test_contestants_take_turns():
+    clock = Clock()
+    contestants = {name: clock.contestant(name, forever(1.0)) for name in "abc"}
+    latency.measure(contestants, seconds=0.1, rounds=4, clock=clock)
+    rounds = ["".join(clock.calls[start : start + 3]) for start in range(0, len(clock.calls), 3)]
+    assert len(rounds) == 5
+    assert all(sorted(one) == ["a", "b", "c"] for one in rounds)
+    assert len(set(rounds)) > 1  # not always in the same order
+
+
+def test_a_machine_that_slows_down_slows_all_down():
+    clock = Clock()
+
+    def slowing(work: float):
+        while True:
+            yield work * (1 + clock.time / 100)
+
+    contestants = {name: clock.contestant(name, slowing(work)) for name, work in {"a": 0.1, "b": 0.2}.items()}
+    table = latency.measure(contestants, seconds=20, rounds=10, clock=clock).set_index("name")
+    assert table["median_ms"]["b"] / table["median_ms"]["a"] == pytest.approx(2, rel=0.1)
+
+
+def test_a_known_sleep_is_measured():
+    row = latency.measure({"sleep": lambda: time.sleep(0.01)}, seconds=0.1).iloc[0]
+    assert 10 <= row["median_ms"] < 60  # a busy machine wakes late, never early
+    assert row["calls"] >= latency.ROUNDS
+
+
+def test_threads_are_as_told_and_set_back():
+    before = torch.get_num_threads()
+    seen = []
+    table = latency.measure({"a": lambda: seen.append(torch.get_num_threads())}, threads=before + 1, seconds=0.01)
+    assert set(seen) == {before + 1}
+    assert table["threads"].item() == before + 1
+    assert torch.get_num_threads() == before
+
+    def broken():
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        latency.measure({"a": broken}, threads=before + 1, seconds=0.01)
+    assert torch.get_num_threads() == before
+
+
+def test_nothing_to_measure_is_one_clear_line():
+    with pytest.raises(InputError, match="contestant"):
+        latency.measure({})
+    for seconds in (0, -1, float("nan")):
+        with pytest.raises(InputError, match="seconds"):
+            latency.measure({"a": print}, seconds=seconds)
+
+
+def test_forward_is_in_eval_and_inference_mode():
+    network = networks.build("v3_small", 0.25).train()
+    statistics = network.features[0][1].running_mean.clone()
+    output = latency.forward(network, latency.random_images(2))()
+    assert output.is_inference()
+    assert not network.training
+    assert torch.equal(statistics, network.features[0][1].running_mean)
+
+
+def test_untrained_networks_have_no_denormal_activations():
+    tiny = torch.finfo(torch.float32).tiny
+    for model in networks.MODELS:
+        network = latency.untrained(networks.Architecture(model, 0.25))
+        outputs = []
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv2d | torch.nn.BatchNorm2d):
+                module.register_forward_hook(lambda *arguments, to=outputs: to.append(arguments[2].clone()))
+        latency.forward(network, latency.random_images(1))()
+        assert not any(((output != 0) & (output.abs() < tiny)).any() for output in outputs)
+        assert 0.01 < min(output.std() for output in outputs) <= max(output.std() for output in outputs) < 100
+
+
+def test_untrained_networks_are_the_same_every_time_and_leave_the_generator_alone():
+    state = torch.get_rng_state()
+    first, second = (latency.untrained(networks.Architecture("v3_small", 0.25)).state_dict() for _ in range(2))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A folder with two runs of one network, of which one is a variant, and a run without weights."""
+    folder = tmp_path_factory.mktemp("models")
+    for changes in ({}, {"seed": 1}, {"width": 0.5}):
+        made = recipe.make("modern", **{"model": "v3_small", "width": 0.25} | changes)
+        network = networks.MobileNet(made.architecture)
+        network.classes = tuple(str(index) for index in range(100))
+        record = {"run": made.run, "recipe": made.as_dict(), "result": {"top1": 50.0}}
+        store.save(folder, record, pd.DataFrame({"epoch": [1]}), network if made.width == 0.25 else None, None)
+    return folder
+
+
+def test_the_grid_takes_trained_weights_where_there_are_any(models):
+    known = latency.trained(models)
+    assert [subject.run for subject in known] == ["mobilenet_v3_small_0.25", "mobilenet_v3_small_0.25_seed1"]
+    subjects = latency.grid(["v3_small", "v1"], [0.25, 0.5], known)
+    assert [(one.model, one.width, one.run) for one in subjects] == [
+        ("v3_small", 0.25, "mobilenet_v3_small_0.25"),
+        ("v3_small", 0.5, None),
+        ("v1", 0.25, None),
+        ("v1", 0.5, None),
+    ]
+
+
+def test_subjects_by_name_by_shape_or_all(models, monkeypatch):
+    monkeypatch.setattr(latency, "WIDTHS", (0.25,))
+    runs = lambda *args: [subject.run for subject in latency.subjects(*args, folder=models)]  # noqa: E731
+    name = "mobilenet_v3_small_0.25_seed1"
+    assert runs([name]) == [name]
+    assert runs([name], ["v1"], [0.25]) == [name, None]
+    assert runs([], ["v3_small"], [0.25]) == ["mobilenet_v3_small_0.25"]
+    everything = runs()
+    assert everything[:2] == ["mobilenet_v3_small_0.25", name]
+    assert everything[2:] == [None] * 3  # of the four networks one is trained
+    with pytest.raises(InputError, match="no_such_run"):
+        runs(["no_such_run"])
+
+
+def test_compare_says_what_was_measured(models):
+    table = latency.compare(
+        latency.subjects([], ["v3_small"], [0.25, 0.5], folder=models), batches=[1, 2], threads=[1], seconds=0.01
+    )
+    assert len(table) == 4
+    assert table["batch"].tolist() == [1, 1, 2, 2]
+    assert table["run"].isna().tolist() == [False, True] * 2
+    assert set(table["threads"]) == {1}
+    assert set(table["runtime"]) == {"eager, channels_last"}
+    assert table["macs"][0] == cost.totals(networks.build("v3_small", 0.25))[1]
+    assert (table["median_ms"] > 0).all()
+    assert {"processor", "torch", "system", "measured", "noisy"} <= set(table)
+
+
+@pytest.mark.parametrize("model", networks.MODELS)
+def test_folding_batch_norm_keeps_the_answers(model):
+    network = latency.untrained(networks.Architecture(model, 0.25))
+    images = latency.random_images(2)
+    folded = profiling.fold(network)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    torch.testing.assert_close(
+        latency.forward(folded, images)(), latency.forward(network, images)(), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_layer_times_cover_every_layer_once():
+    network = latency.untrained(networks.Architecture("v3_small", 0.25))
+    table = profiling.layer_times(network, latency.random_images(1), threads=1, seconds=0.05)
+    assert table["layer"].is_unique
+    assert table["kind"].iloc[-1] == "rest"
+    assert table["macs"].sum() == cost.totals(network)[1]
+    assert (table["median_ms"].iloc[:-1] > 0).all()
+    kinds = table["kind"].value_counts()
+    gates = [name for name, module in network.named_modules() if isinstance(module, profiling.SqueezeExcitation)]
+    assert kinds["squeeze-excitation"] == len(gates)
+    assert kinds["depthwise"] == 11
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+
+
+def test_hard_swish_maps_are_where_the_paper_has_them():
+    maps = profiling.hard_swish_maps(networks.build("v3_large", lowered_strides=0), size=224)
+    assert maps[0] == (16, 112, 112)
+    assert maps[1] == (240, 28, 28)
+    assert maps[-2:] == [(960, 7, 7), (1280,)]
+    assert not profiling.hard_swish_maps(networks.build("v2", 0.25))
+
+
+def test_command_line(models, tmp_path, capsys):
+    common = ["latency", "mobilenet_v3_small_0.25", "--models", str(models), "--seconds", "0.01", "--device", "cpu"]
+    assert main([*common, "--batch", "1", "2", "--threads", "1", "--out", str(tmp_path / "out.csv")]) == 0
+    text = capsys.readouterr().out
+    assert "mobilenet_v3_small_0.25" in text
+    assert "milliseconds" in text
+    assert pd.read_csv(tmp_path / "out.csv")["batch"].tolist() == [1, 2]
+    assert main([*common, "--batch", "1", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["run"] == "mobilenet_v3_small_0.25"
+    assert main(["latency", "no_such_run", "--models", str(models)]) == 1
+    assert "no_such_run" in capsys.readouterr().err
+
+
+def measured(**milliseconds) -> pd.DataFrame:
+    """Contestants with a middle half of 10 % around the median."""
+    rows = [
+        {"name": name, "median_ms": value, "p25_ms": 0.95 * value, "p75_ms": 1.05 * value}
+        for name, value in milliseconds.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_words_say_when_two_cannot_be_told_apart():
+    table = measured(a=10.0, b=10.5, c=20.0)
+    assert latency_text.versus(table, "c", "a") == "c takes 2.00 times as long as a"
+    assert "cannot be told apart" in latency_text.versus(table, "b", "a")
+
+
+def test_misleading_finds_the_network_with_fewer_macs_and_more_time():
+    table = measured(a=10.0, b=20.0, c=21.0).assign(
+        model=["v1", "v2", "v3_small"], width=1.0, macs=[100, 50, 60], device="cpu", batch=1
+    )
+    sentence = latency_text.misleading(table)[0]
+    assert "V2 1 has 2.0 times fewer MACs than V1 1 and takes 2.00 times as long" in sentence
+    assert "no network" in latency_text.misleading(table.assign(macs=[50, 60, 100]))[0]
+
+
+def test_prices_are_found_again():
+    rows = pd.DataFrame({"layers": [30, 50, 60, 60], "macs": [6e8, 3e8, 6e7, 2e8], "batch": 2, "device": "cpu"})
+    rows["median_ms"] = 0.1 * rows["layers"] + 20 * 2 * rows["macs"] / 1e9
+    assert profiling.prices(rows) == pytest.approx((0.1, 20, 0), abs=1e-9)
+    sentence = latency_text.prices(rows.assign(model="v1", width=1.0))[0]
+    assert "100 µs a layer and 20.0 ms" in sentence
+    negative = rows.assign(median_ms=20 * 2 * rows["macs"] / 1e9 - 0.01 * rows["layers"], model="v1", width=1.0)
+    assert "do not allow" in latency_text.prices(negative)[0]
+
+
+def test_front_keeps_what_nobody_beats():
+    table = measured(a=1.0, b=2.0, c=3.0, d=4.0).assign(top1=[60.0, 59.0, 65.0, None])
+    assert latency_text.front(table)["name"].tolist() == ["a", "c"]

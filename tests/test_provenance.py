@@ -1,0 +1,43 @@
+"""What records say about the machine and the code that made them."""
+
+import json
+import re
+import subprocess
+
+import torch
+
+from mnv3lib import provenance
+
+
+def test_environment_is_json_and_complete():
+    environment = json.loads(json.dumps(provenance.environment()))
+    assert set(environment) >= {"python", "torch", "mnv3lib", "system", "processor", "threads", "device"}
+    assert all(value not in (None, "") for value in environment.values())
+    assert environment["torch"] == torch.__version__
+    assert environment["threads"] == torch.get_num_threads()
+    assert environment["device"] == "cpu"
+
+
+def test_time_is_utc_to_the_second():
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", provenance.now())
+
+
+def test_commit_is_the_checkouts():
+    provenance.commit.cache_clear()
+    found = provenance.commit()
+    if found is not None:
+        head = subprocess.run(
+            ["git", "-C", provenance.ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        assert found.removesuffix("-dirty") == head
+
+
+def test_no_git_is_no_error(monkeypatch, tmp_path):
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    provenance.commit.cache_clear()
+    assert provenance.commit() is None
+    monkeypatch.setenv("PATH", "")
+    provenance.commit.cache_clear()
+    assert provenance.commit() is None
+    provenance.commit.cache_clear()

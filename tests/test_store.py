@@ -1,0 +1,343 @@
+"""The folder of trained models: what is written comes back, and nothing else is taken for it."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import mnv3lib
+from mnv3lib import InputError, build, store
+
+RUN = "mobilenet_v3_small_0.25_digits"
+
+
+def make_network(seed=0):
+    torch.manual_seed(seed)
+    network = build("v3_small", width=0.25, num_classes=10, penultimate=32, nonlinearity="relu")
+    network.classes, network.mean, network.std = tuple("0123456789"), (0.1, 0.2, 1 / 3), (0.4, 0.5, 2 / 3)
+    network.train()(torch.randn(8, 3, 16, 16))
+    return network
+
+
+def make_parts(seed=0):
+    random = np.random.default_rng(seed)
+    predictions = {
+        "labels": random.integers(0, 10, 20).astype(np.uint8),
+        "classes": random.integers(0, 10, (20, 5)).astype(np.uint8),
+        "probabilities": random.random((20, 5)).astype(np.float32),
+    }
+    history = pd.DataFrame({"epoch": [1, 2], "train_loss": [2.5 + seed, 1 / 3], "test_top1": [10.0, 50.5]})
+    return {"run": RUN, "result": {"top1": 50.5 + seed}}, history, make_network(seed), predictions
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with one run."""
+    store.save(tmp_path, *make_parts())
+    return tmp_path
+
+
+@pytest.fixture
+def weights(folder):
+    return folder / RUN / store.WEIGHTS
+
+
+def snapshot(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def rewrite(path, change=None, **header):
+    """Write the weights again with some tensors changed in place by `change`, and other entries in the header."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    state = load_file(path)
+    if change:
+        change(state)
+    metadata = {key: value for key, value in (metadata | header).items() if value is not None}
+    save_file(state, path, metadata=metadata or None)
+
+
+def test_network_comes_back_bit_for_bit(folder):
+    saved, loaded = make_network(), mnv3lib.load(RUN, folder)
+    assert loaded.architecture == saved.architecture
+    assert (loaded.classes, loaded.mean, loaded.std) == (saved.classes, saved.mean, saved.std)
+    assert not loaded.training
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    before, after = saved.state_dict(), loaded.state_dict()
+    assert list(before) == list(after)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    images = torch.randn(3, 3, 20, 20)
+    torch.testing.assert_close(saved.eval()(images), loaded(images))
+
+
+def test_channels_last_weights_come_back(tmp_path):
+    record, history, network, predictions = make_parts()
+    expected = {key: value.clone() for key, value in network.state_dict().items()}
+    store.save(tmp_path, record, history, network.to(memory_format=torch.channels_last), predictions)
+    state = store.load(RUN, tmp_path).state_dict()
+    assert all(torch.equal(state[key], value) for key, value in expected.items())
+
+
+def test_the_same_network_makes_the_same_file(tmp_path):
+    contents = set()
+    for name in "abcdef":
+        store.save_weights(make_network(), tmp_path / name)
+        contents.add((tmp_path / name).read_bytes())
+    assert len(contents) == 1
+
+
+def test_header_tells_all_that_is_needed(weights):
+    with safe_open(weights, framework="pt") as file:
+        header = file.metadata()
+        assert set(file.keys()) == set(make_network().state_dict())
+    architecture = json.loads(header["architecture"])
+    assert (architecture["model"], architecture["width"], architecture["num_classes"]) == ("v3_small", 0.25, 10)
+    assert json.loads(header["classes"]) == list("0123456789")
+    assert json.loads(header["mean"]) == [0.1, 0.2, 1 / 3]
+    assert json.loads(header["std"]) == [0.4, 0.5, 2 / 3]
+
+
+def test_record_history_and_predictions_come_back(folder):
+    record, history, _, predictions = make_parts()
+    assert store.load_record(RUN, folder) == record
+    pd.testing.assert_frame_equal(store.load_history(RUN, folder), history)
+    loaded = store.load_predictions(RUN, folder)
+    assert loaded.keys() == predictions.keys()
+    for name, expected in predictions.items():
+        assert loaded[name].dtype == expected.dtype
+        np.testing.assert_array_equal(loaded[name], expected)
+    assert store.runs(folder) == [RUN]
+
+
+def test_record_alone(tmp_path):
+    record, history, _, _ = make_parts()
+    target = store.save(tmp_path, record, history, None, None)
+    assert sorted(path.name for path in target.iterdir()) == [store.HISTORY, store.RECORD]
+    with pytest.raises(InputError, match=store.WEIGHTS.replace(".", r"\.")):
+        store.load(RUN, tmp_path)
+
+
+def test_a_run_replaces_the_older_one_whole(folder):
+    (folder / RUN / "left.over").write_text("old")
+    store.save(folder, *make_parts(seed=1))
+    assert store.load_record(RUN, folder)["result"]["top1"] == 51.5
+    assert sorted(snapshot(folder)) == sorted(
+        f"{RUN}/{name}" for name in (store.WEIGHTS, store.RECORD, store.HISTORY, store.PREDICTIONS)
+    )
+    assert [path.name for path in folder.iterdir()] == [RUN]
+
+
+@pytest.mark.parametrize("failing", ["save_weights", "savez", "to_csv", "rename", "rename the second time"])
+def test_a_save_that_fails_leaves_the_old_run(folder, monkeypatch, failing):
+    before = snapshot(folder)
+    calls = []
+    rename = Path.rename
+
+    def fail(*_, **__):
+        raise OSError("no space left on device")
+
+    def fail_later(path, target):
+        calls.append(path)
+        return fail() if len(calls) == 2 else rename(path, target)
+
+    if failing == "save_weights":
+        monkeypatch.setattr(store.safetensors.torch, "save", fail)
+    elif failing == "savez":
+        monkeypatch.setattr(np, "savez_compressed", fail)
+    elif failing == "to_csv":
+        monkeypatch.setattr(pd.DataFrame, "to_csv", fail)
+    else:
+        monkeypatch.setattr(Path, "rename", fail if failing == "rename" else fail_later)
+    with pytest.raises(OSError, match="no space left"):
+        store.save(folder, *make_parts(seed=1))
+    monkeypatch.undo()
+    assert snapshot(folder) == before
+    assert [path.name for path in folder.iterdir()] == [RUN]
+
+
+def test_replacing_leaves_the_old_file_or_the_new(tmp_path):
+    path = tmp_path / "folder" / "file"
+    with store.replacing(path) as temporary:
+        temporary.write_text("old")
+    with pytest.raises(KeyError), store.replacing(path) as temporary:
+        temporary.write_text("half")
+        raise KeyError
+    assert path.read_text() == "old"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file"]
+
+
+# What is refused
+
+
+class Evil:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def refused(path, message):
+    with pytest.raises(InputError, match=message) as caught:
+        store.load_weights(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_pickle_is_not_run(weights, tmp_path):
+    trace = tmp_path / "trace"
+    for content in (pickle.dumps(Evil(trace)), pickle.dumps({"features.0.0.weight": Evil(trace)})):
+        weights.write_bytes(content)
+        refused(weights, "no file of weights")
+    torch.save({"state": Evil(trace)}, weights)
+    refused(weights, "no file of weights")
+    assert not trace.exists()
+
+
+def test_pickled_predictions_are_not_run(folder, tmp_path):
+    trace, path = tmp_path / "trace", folder / RUN / store.PREDICTIONS
+    evil = np.array([Evil(trace)], dtype=object)
+    np.savez(path, labels=evil, classes=evil, probabilities=evil)
+    with pytest.raises(InputError, match="holds no predictions"):
+        store.load_predictions(RUN, folder)
+    path.write_bytes(pickle.dumps(Evil(trace)))
+    with pytest.raises(InputError, match="holds no predictions"):
+        store.load_predictions(RUN, folder)
+    assert not trace.exists()
+
+
+def spoil(key, value):
+    return lambda state: state.update({key: value(state[key])})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("features.0.0.weight"), "features.0.0.weight is missing"),
+        (lambda state: state.update({"more.weight": torch.zeros(1)}), "more.weight.* superfluous"),
+        (spoil("features.0.0.weight", lambda weight: weight[:4].clone()), "features.0.0.weight.*shape"),
+        (spoil("classifier.0.bias", lambda bias: bias.double()), "classifier.0.bias.*type"),
+        (spoil("classifier.0.bias", lambda bias: bias * torch.nan), "classifier.0.bias.*no finite"),
+        (spoil("features.0.1.running_var", lambda values: values / 0), "features.0.1.running_var.*no finite"),
+    ],
+    ids=["missing", "superfluous", "shape", "type", "NaN", "infinite"],
+)
+def test_tensors_that_do_not_fit(weights, change, message):
+    rewrite(weights, change)
+    refused(weights, message)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (dict(format=None), "no header"),
+        (dict(format="other"), "no header"),
+        (dict(architecture=None), "architecture"),
+        (dict(architecture="{"), "no file of weights"),
+        (dict(architecture="[]"), "no file of weights"),
+        (dict(architecture=json.dumps({"model": "v3_small", "colour": "red"})), "colour"),
+        (dict(architecture=json.dumps({"model": "v3_small", "width": 1.0})), "shape"),
+        (dict(classes=None), "classes"),
+        (dict(classes=json.dumps(list("012345678"))), "classes.*do not fit"),
+        (dict(classes="7"), "no file of weights"),
+        (dict(mean="[0, 0]"), "mean.*do not fit"),
+        (dict(std="[1, 1, 1, 1]"), "std do not fit"),
+    ],
+    ids=str,
+)
+def test_headers_that_do_not_fit(weights, header, message):
+    rewrite(weights, **header)
+    refused(weights, message)
+
+
+def test_impossible_architecture_is_named(weights):
+    rewrite(weights, architecture=json.dumps({"model": "v3_small", "width": -1}))
+    with pytest.raises(InputError, match="width -1"):
+        store.load_weights(weights)
+
+
+def test_no_header_at_all(weights):
+    save_file(load_file(weights), weights)
+    refused(weights, "no header")
+
+
+@pytest.mark.parametrize("length", [0, 4, 1000, -1])
+def test_truncated_weights(weights, length):
+    weights.write_bytes(weights.read_bytes()[:length])
+    refused(weights, "no file of weights")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "7", "{}", json.dumps({"run": "another"}), b"\xff\xfe"],
+    ids=lambda content: repr(content),
+)
+def test_broken_record(folder, content):
+    path = folder / RUN / store.RECORD
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError) as caught:
+        store.load_record(RUN, folder)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"epoch,x\n1,2\n1,2,3,4\n", b"\xff\xfe\x00"])
+def test_broken_history(folder, content):
+    (folder / RUN / store.HISTORY).write_bytes(content)
+    with pytest.raises(InputError, match="no history"):
+        store.load_history(RUN, folder)
+
+
+def test_broken_predictions(folder):
+    path = folder / RUN / store.PREDICTIONS
+    content = path.read_bytes()
+    damaged = bytearray(content)
+    damaged[50:90] = bytes(40)
+    for wrong in (b"", content[:100], bytes(damaged)):
+        path.write_bytes(wrong)
+        with pytest.raises(InputError, match="holds no predictions"):
+            store.load_predictions(RUN, folder)
+    np.savez(path, labels=np.zeros(3))
+    with pytest.raises(InputError, match="holds no predictions"):
+        store.load_predictions(RUN, folder)
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(InputError, match="holds no predictions"):
+        store.load_predictions(RUN, folder)
+
+
+@pytest.mark.parametrize("run", ["../secret", "..", ".", "", "/etc", "a/b", "a\\b", ".hidden", "a\n", "x" * 200, "-x"])
+def test_names_that_are_no_runs(folder, run):
+    for read in (store.load, store.load_record, store.load_history, store.load_predictions):
+        with pytest.raises(InputError, match="no name of a run"):
+            read(run, folder / "models")
+    with pytest.raises(InputError, match="no name of a run"):
+        store.save(folder, {"run": run}, pd.DataFrame(), None, None)
+
+
+def test_unknown_run_lists_what_there_is(folder):
+    shutil.copytree(folder / RUN, folder / "mobilenet_v2_1.0")
+    (folder / "empty").mkdir()
+    shutil.copytree(folder / RUN, folder / ".writing-x")
+    with pytest.raises(InputError, match=f"mobilenet_v1_1.0.*: mobilenet_v2_1.0, {RUN}$"):
+        store.load("mobilenet_v1_1.0", folder)
+    with pytest.raises(InputError, match="none"):
+        store.load("mobilenet_v1_1.0", folder / "empty")
+    assert store.runs(folder) == ["mobilenet_v2_1.0", RUN]
+    assert store.runs(folder / "nowhere") == []
+
+
+def test_models_folder_is_the_variables(monkeypatch, tmp_path):
+    monkeypatch.setenv("MNV3_MODELS", str(tmp_path))
+    assert store.models_folder() == tmp_path
+    monkeypatch.delenv("MNV3_MODELS")
+    assert store.models_folder().name == "trained_models"

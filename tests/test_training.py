@@ -1,0 +1,409 @@
+"""Training: it learns, it repeats itself bit for bit, and it survives being killed at any moment."""
+
+import dataclasses
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mnv3lib import InputError, build, cost, data, store, training
+
+
+def silent(_):
+    pass
+
+
+def equal(first, second):
+    """Whether two networks have the same weights, bit for bit."""
+    a, b = first.state_dict(), second.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+# A run on digits, made once
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny):
+    return tiny(epochs=5, learning_rate=0.2, batch_size=64, crop=2, flip="none", lowered_strides=2)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("training")
+    return dict(models=folder / "models", checkpoints=folder / "checkpoints")
+
+
+@pytest.fixture(scope="module")
+def lines():
+    """What the run below logs."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def record(recipe, digits, folders, lines):
+    return training.train(recipe, dataset=digits, log=lines.append, **folders)
+
+
+def test_training_on_digits_passes_90_percent(record):
+    assert record["result"]["top1"] > 90
+    assert record["result"]["top5"] >= record["result"]["top1"]
+    assert record["result"]["images"] == 360
+
+
+def test_the_loss_falls(record, folders, recipe):
+    history = store.load_history(record["run"], folders["models"])
+    assert history["epoch"].tolist() == [1, 2, 3, 4, 5]
+    assert history["train_loss"].iloc[-1] < 0.4 * history["train_loss"].iloc[0]
+    assert history["train_top1"].iloc[-1] > 85
+    assert (history[["seconds", "images_per_second"]] > 0).all(axis=None)
+    # One cycle: up within the first fifth of the steps, then down to nearly nothing.
+    assert history["learning_rate"].max() <= recipe.learning_rate
+    assert history["learning_rate"].iloc[-1] < 0.02 * recipe.learning_rate
+
+
+def test_the_outcome_is_the_last_epochs(record, folders):
+    history = store.load_history(record["run"], folders["models"])
+    assert record["result"]["top1"] == history["test_top1"].iloc[-1]
+
+
+def test_record_tells_how_it_was_made(record, recipe, folders):
+    assert record == store.load_record(recipe.run, folders["models"])
+    assert record["run"] == recipe.run == "mobilenet_v3_small_0.25_digits"
+    assert recipe.differences(record["recipe"]) == []
+    network = store.load(recipe.run, folders["models"])
+    assert (record["parameters"], record["macs"]) == cost.totals(network, 16)
+    assert record["parameters"] == sum(parameter.numel() for parameter in network.parameters())
+    assert record["environment"]["threads"] == 1
+    assert record["resumed"] == []
+    assert {"commit", "started", "seconds", "images_per_second"} <= set(record)
+
+
+def test_predictions_are_the_networks(record, recipe, folders, digits):
+    network = store.load(recipe.run, folders["models"])
+    assert (network.classes, network.mean, network.std) == (digits.classes, digits.mean, digits.std)
+    predictions = store.load_predictions(recipe.run, folders["models"])
+    assert predictions["labels"].tolist() == digits.test.labels.tolist()
+    again = training.best_five(network, digits.test, 16)
+    np.testing.assert_array_equal(predictions["classes"][:, 0], again["classes"][:, 0])
+    np.testing.assert_allclose(predictions["probabilities"], again["probabilities"], atol=1e-5)
+    top1 = 100 * (predictions["classes"][:, 0] == predictions["labels"]).mean()
+    assert record["result"]["top1"] == pytest.approx(top1, abs=1e-3)
+
+
+def test_nothing_is_left_of_the_run_in_progress(record, folders):
+    assert list(folders["checkpoints"].iterdir()) == []
+    assert [path.name for path in folders["models"].iterdir()] == [record["run"]]
+
+
+def test_log_has_a_line_an_epoch(record, lines):
+    assert len(lines) == 5
+    assert all(f"{record['run']}: epoch {epoch}/5" in line for epoch, line in enumerate(lines, 1))
+
+
+def test_a_run_that_is_there_is_not_made_again(record, recipe, digits, folders, monkeypatch):
+    monkeypatch.setattr(training, "fit_recipe", None)
+    logged = []
+    assert training.train(recipe, dataset=digits, log=logged.append, **folders) == record
+    assert "already" in logged[0]
+    assert list(folders["checkpoints"].iterdir()) == []
+
+
+def test_another_recipe_of_the_same_name_is_refused(record, recipe, digits, folders):
+    other = dataclasses.replace(recipe, epochs=3, label_smoothing=0.3)
+    assert other.run == recipe.run
+    with pytest.raises(InputError, match=r"another recipe \(epochs, label_smoothing differ\)"):
+        training.train(other, dataset=digits, **folders)
+    assert store.load_record(recipe.run, folders["models"]) == record
+
+
+# The same again
+
+
+def fit(recipe, dataset, **options):
+    return training.fit_recipe(recipe, dataset, log=silent, **options)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(model="v1", flip="alternating"),
+        dict(model="v2", padding="reflect"),
+        dict(model="v3_small", dropout=0.2),
+        dict(model="v3_large", optimizer="muon"),
+    ],
+    ids=lambda changes: changes["model"],
+)
+def test_same_seed_same_weights(tiny, few_digits, changes):
+    first, second = (fit(tiny(**changes), few_digits) for _ in range(2))
+    assert equal(first.network, second.network)
+    assert not equal(first.network, fit(tiny(seed=1, **changes), few_digits).network)
+
+
+TIMES = ["seconds", "images_per_second"]
+
+
+class Stop(Exception):  # noqa: N818 (no error)
+    pass
+
+
+def stop_after(epoch):
+    def log(line):
+        if f"epoch {epoch}/" in line:
+            raise Stop
+
+    return log
+
+
+@pytest.mark.parametrize(
+    "changes", [dict(dropout=0.2, image_sizes=(12, 16)), dict(optimizer="muon")], ids=["sgd", "muon"]
+)
+def test_a_run_that_was_stopped_goes_on(tiny, few_digits, tmp_path, changes):
+    made = tiny(epochs=3, **changes)
+    whole = fit(made, few_digits)
+    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    for epoch in (1, 2):
+        with pytest.raises(Stop):
+            training.fit_recipe(made, few_digits, checkpoint=checkpoint, log=stop_after(epoch))
+        assert training.epochs_done(checkpoint.parent) == epoch
+    resumed = fit(made, few_digits, checkpoint=checkpoint)
+    assert equal(whole.network, resumed.network)
+    pd.testing.assert_frame_equal(whole.history.drop(columns=TIMES), resumed.history.drop(columns=TIMES))
+    np.testing.assert_array_equal(whole.predictions["probabilities"], resumed.predictions["probabilities"])
+    assert [entry["after_epoch"] for entry in resumed.origin["resumed"]] == [1, 2]
+    # Stopped between the last epoch and the writing of the run: nothing is left to train.
+    finished = fit(made, few_digits, checkpoint=checkpoint)
+    assert equal(whole.network, finished.network)
+    np.testing.assert_array_equal(whole.predictions["probabilities"], finished.predictions["probabilities"])
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_weights(tiny, digits, alone):
+    made = tiny(epochs=4, batch_size=128, lowered_strides=0)
+    whole = alone / "whole"
+    training.train(made, dataset=digits, models=whole, checkpoints=alone / "other", log=silent)
+
+    arguments = [
+        *("--dataset", "digits", "--model", "small", "--width", "0.25", "--epochs", "4", "--batch", "128"),
+        *("--image-sizes", "16", "--lowered-strides", "0", "--threads", "1", "--models", alone / "models"),
+    ]
+    command = [sys.executable, "-m", "mnv3lib", "train", *map(str, arguments)]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        starts = []
+        for line in process.stdout:
+            starts.append(time.monotonic())
+            if "epoch 2/4" in line:
+                break
+        time.sleep(random.uniform(0, starts[1] - starts[0]))
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not (alone / "models").exists()
+    (unfinished,) = (alone / "checkpoints").iterdir()
+    assert training.epochs_done(unfinished) in (2, 3)
+
+    again = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert f"goes on after epoch {training.epochs_done(unfinished) or ''}" in again.stdout
+    assert (alone / "models" / made.run / store.WEIGHTS).read_bytes() == (whole / made.run / store.WEIGHTS).read_bytes()
+    histories = [store.load_history(made.run, folder).drop(columns=TIMES) for folder in (alone / "models", whole)]
+    pd.testing.assert_frame_equal(*histories)
+    assert store.load_record(made.run, alone / "models")["resumed"][0]["after_epoch"] in (2, 3)
+    assert list((alone / "checkpoints").iterdir()) == []
+
+
+def test_a_run_has_one_process(tiny, few_digits, tmp_path):
+    folders = dict(models=tmp_path / "models", checkpoints=tmp_path / "checkpoints")
+    folder = training.checkpoint_folder(tiny(), tmp_path / "checkpoints")
+    with training.alone(folder), pytest.raises(InputError, match="being trained by another process"):
+        training.train(tiny(), dataset=few_digits, log=silent, **folders)
+    assert training.train(tiny(), dataset=few_digits, log=silent, **folders)["result"]["images"] == 40
+
+
+# What goes wrong
+
+
+def test_diverging_keeps_the_last_good_epoch(tiny, few_digits, tmp_path, monkeypatch):
+    made = tiny(epochs=3)
+    whole = fit(made, few_digits)
+    checkpoint = tmp_path / "checkpoint.pt"
+
+    def poison_training(line):
+        if "epoch 1/" in line:
+            monkeypatch.setattr(training, "resize", lambda inputs, size: inputs * torch.nan)
+
+    with pytest.raises(training.DivergedError, match=f"{made.run}.*nan in epoch 2.*learning_rate") as caught:
+        training.fit_recipe(made, few_digits, checkpoint=checkpoint, log=poison_training)
+    assert "\n" not in str(caught.value)
+    assert training.epochs_done(tmp_path) == 1
+    monkeypatch.undo()
+    assert equal(fit(made, few_digits, checkpoint=checkpoint).network, whole.network)
+
+
+def test_a_learning_rate_beyond_reason_diverges(tiny, few_digits):
+    with pytest.raises(training.DivergedError):
+        fit(tiny(learning_rate=100.0, epochs=8, schedule="constant", warmup=0.0, weight_decay=1.0), few_digits)
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "text", "one bit", "another recipe", "no checkpoint"])
+def test_damaged_checkpoint_is_named(tiny, few_digits, tmp_path, damage):
+    made, checkpoint = tiny(epochs=2), tmp_path / "checkpoint.pt"
+    with pytest.raises(Stop):
+        training.fit_recipe(made, few_digits, checkpoint=checkpoint, log=stop_after(1))
+    content = bytearray(checkpoint.read_bytes())
+    if damage == "empty":
+        content = b""
+    elif damage == "half":
+        content = content[: len(content) // 2]
+    elif damage == "text":
+        content = b"not a checkpoint"
+    elif damage == "one bit":
+        content[len(content) // 2] ^= 4
+    elif damage == "another recipe":
+        made = dataclasses.replace(made, momentum=0.5)
+    else:
+        torch.save({"weights": torch.zeros(3)}, checkpoint)
+        content = checkpoint.read_bytes()
+    checkpoint.write_bytes(content)
+    with pytest.raises(InputError, match="delete it to start anew") as caught:
+        fit(made, few_digits, checkpoint=checkpoint)
+    assert str(checkpoint) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_runs_no_code(tiny, few_digits, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (type(tmp_path).touch, (tmp_path / "trace",))
+
+    checkpoint = tmp_path / "checkpoint.pt"
+    torch.save({"digest": Evil()}, checkpoint)
+    with pytest.raises(InputError, match="no checkpoint of this run"):
+        fit(tiny(), few_digits, checkpoint=checkpoint)
+    assert not (tmp_path / "trace").exists()
+
+
+# The parts of a step
+
+
+def test_weight_decay_spares_biases_and_norms(tiny):
+    made = tiny(weight_decay=0.5, learning_rate=0.1, momentum=0.0, nesterov=False)
+    network = build(**dataclasses.asdict(made.architecture))
+    for parameter in network.parameters():
+        nn.init.constant_(parameter, 2.0)
+        parameter.grad = torch.zeros_like(parameter)
+    for optimizer in training.make_optimizers(made, network):
+        optimizer.step()
+    spared = set()
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+            spared.add(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            spared |= {module.weight, module.bias}
+    assert len(spared) > 50
+    for parameter in network.parameters():
+        expected = 2.0 if parameter in spared else 2.0 * (1 - 0.1 * 0.5)
+        torch.testing.assert_close(parameter.detach(), torch.full_like(parameter, expected))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "muon"])
+def test_every_parameter_is_trained_once(tiny, few_digits, optimizer):
+    made = tiny(optimizer=optimizer)
+    torch.manual_seed(made.seed)
+    before = build(**dataclasses.asdict(made.architecture)).state_dict()
+    after = fit(made, few_digits).network
+    assert all(not torch.equal(before[name], parameter) for name, parameter in after.named_parameters())
+    optimizers = training.make_optimizers(made, after)
+    held = [parameter.data_ptr() for each in optimizers for group in each.param_groups for parameter in group["params"]]
+    assert sorted(held) == sorted(parameter.data_ptr() for parameter in after.parameters())
+
+
+@pytest.mark.parametrize("model", ["v1", "v2", "v3_small"])
+def test_muon_takes_exactly_the_pointwise_convolutions(tiny, model):
+    """Those of squeeze-excitation among them, which are 1x1 convolutions too."""
+    made = tiny(model=model, optimizer="muon", muon_learning_rate=0.03, muon_weight_decay=0.1)
+    network = build(**dataclasses.asdict(made.architecture)).to(memory_format=torch.channels_last)
+    muon, sgd = training.make_optimizers(made, network)
+    pointwise = {
+        module.weight.data_ptr()
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
+    }
+    (group,) = muon.param_groups
+    assert {matrix.data_ptr() for matrix in group["params"]} == pointwise
+    assert (group["lr"], group["weight_decay"]) == (0.03, 0.1)
+    assert not pointwise & {p.data_ptr() for group in sgd.param_groups for p in group["params"]}
+
+
+def test_learning_rates_follow_the_schedule(tiny, few_digits):
+    made = tiny(optimizer="muon", learning_rate=0.4, muon_learning_rate=0.02, epochs=2, warmup=0.5)
+    network = build(**dataclasses.asdict(made.architecture))
+    network.mean, network.std = few_digits.mean, few_digits.std
+    optimizers = training.make_optimizers(made, network)
+    # Three steps an epoch: the last one of each is the third and the sixth of six.
+    for epoch, progress in ((0, 3 / 7), (1, 6 / 7)):
+        row = training.train_epoch(made, network, optimizers, few_digits.train, epoch)
+        factor = made.rate(progress)
+        assert row["learning_rate"] == pytest.approx(0.4 * factor, abs=1e-7)
+        assert [group["lr"] for group in optimizers[0].param_groups] == pytest.approx([0.02 * factor])
+        assert [group["lr"] for group in optimizers[1].param_groups] == pytest.approx([0.4 * factor] * 2)
+
+
+def test_image_sizes_are_used(tiny, few_digits, monkeypatch):
+    seen, resize = [], training.resize
+
+    def spy(inputs, size):
+        out = resize(inputs, size)
+        seen.append((out.shape[-1], len(out)))
+        return out
+
+    monkeypatch.setattr(training, "resize", spy)
+    fit(tiny(epochs=2, image_sizes=(12, 20)), few_digits)
+    # Three batches of 32 images and a measurement of 40; it is measured at the last size always.
+    assert seen == [(12, 32)] * 3 + [(20, 40)] + [(20, 32)] * 3 + [(20, 40)]
+
+
+def test_holdout_measures_on_a_part_of_the_training_set(tiny, few_digits):
+    kept, held = data.holdout(few_digits.train)
+    result = fit(tiny(split="holdout", batch_size=16), few_digits)
+    assert result.predictions["labels"].tolist() == held.labels.tolist()
+    assert len(kept) + len(held) == 96
+
+
+@pytest.mark.parametrize("size", [32, 20])
+def test_best_five_is_a_plain_forward_pass(digits, size):
+    torch.manual_seed(3)
+    network = build("v3_small", width=0.25, num_classes=10, lowered_strides=1, initialization="torch")
+    network.mean, network.std = digits.mean, digits.std
+    split = digits.test.take(torch.arange(23))
+    result = training.best_five(network.train(), split, size, batch_size=7)
+    pixels = split.images.permute(0, 3, 1, 2).float() / 255
+    inputs = (pixels - torch.tensor(digits.mean).view(3, 1, 1)) / torch.tensor(digits.std).view(3, 1, 1)
+    with torch.inference_mode():
+        inputs = F.interpolate(inputs, (size, size), mode="bilinear", antialias=True)
+        expected = network.eval()(inputs).softmax(1).sort(1, descending=True)
+    np.testing.assert_array_equal(result["classes"], expected.indices[:, :5].numpy())
+    np.testing.assert_allclose(result["probabilities"], expected.values[:, :5].numpy(), atol=1e-6)
+    assert result["labels"].tolist() == split.labels.tolist()
+    assert {name: (value.dtype, value.shape) for name, value in result.items()} == {
+        "labels": (np.uint8, (23,)),
+        "classes": (np.uint8, (23, 5)),
+        "probabilities": (np.float32, (23, 5)),
+    }
+
+
+def test_without_weights_record_and_history_are_kept(tiny, few_digits, tmp_path):
+    folders = dict(models=tmp_path / "models", checkpoints=tmp_path / "checkpoints")
+    record = training.train(tiny(), dataset=few_digits, weights=False, log=silent, **folders)
+    names = sorted(path.name for path in (tmp_path / "models" / record["run"]).iterdir())
+    assert names == [store.HISTORY, store.RECORD]
+    again = training.train(tiny(epochs=2), dataset=few_digits, overwrite=True, log=silent, **folders)
+    assert again["recipe"]["epochs"] == 2
+    assert store.load_record(record["run"], tmp_path / "models") == again
