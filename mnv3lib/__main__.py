@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from mnv3lib import (
+    checkpoint,
     data,
     evaluation,
     evaluation_text,
@@ -211,7 +212,7 @@ def run_sweep(options: argparse.Namespace) -> int:
         sweep.Job(
             made,
             models=options.models.absolute(),
-            checkpoints=training.checkpoints_folder().absolute(),
+            checkpoints=checkpoint.base_folder().absolute(),
             executed=options.executed.absolute(),
             data=data.cifar100_folder(options.data).absolute(),
             threads=options.threads,

@@ -171,10 +171,19 @@ def load_record(run: str, folder: Path | None = None) -> dict:
     """What record.json of a run says."""
     path = _existing(run, folder, RECORD)
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
         if record["run"] != run:
             raise InputError(f"{path} is the record of {record['run']!r}")
-    except (KeyError, TypeError, ValueError) as error:
+        result = record["result"]
+        for value in (
+            record["parameters"],
+            record["macs"],
+            record["seconds"],
+            *map(result.get, ("top1", "top5", "images")),
+        ):
+            value + 0.0
+        dict(record["recipe"]), dict(record["environment"]), record["commit"], record["started"]
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise InputError(f"{path} is no record of a run ({_short(error)})") from None
     return record
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 from tqdm.auto import tqdm
 
-from mnv3lib import recipe, report, store, training
+from mnv3lib import checkpoint, recipe, report, store
 from mnv3lib.errors import InputError
 from mnv3lib.provenance import ROOT
 from mnv3lib.recipe import Recipe
@@ -49,7 +49,7 @@ class Job:
         """Complete epochs, as the checkpoint's history tells."""
         if self.is_done:
             return self.recipe.epochs
-        return training.epochs_done(training.checkpoint_folder(self.recipe, self.checkpoints))
+        return checkpoint.epochs_done(checkpoint.folder_of(self.recipe, self.checkpoints))
 
 
 def grid(**fields) -> list[Recipe]:
@@ -107,7 +107,7 @@ def run_job(job: Job) -> None:
         "figures_folder": str(job.executed / f"{job.run}_figures"),
     }
     os.environ["MNV3_CHECKPOINTS"] = str(job.checkpoints)
-    wait_until_free(training.checkpoint_folder(job.recipe, job.checkpoints))
+    wait_until_free(checkpoint.folder_of(job.recipe, job.checkpoints))
     report.run_notebook(NOTEBOOK, job.executed / f"{job.run}.ipynb", parameters)
 
 
@@ -145,7 +145,7 @@ def wait_until_free(folder: Path, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while True:
         try:
-            with training.alone(folder):
+            with checkpoint.alone(folder):
                 return
         except InputError:
             if time.monotonic() > deadline:

@@ -2,33 +2,26 @@
 
 import ctypes
 import math
-import os
-import pickle
 import platform
 import shutil
 import sys
 import time
-import zipfile
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from mnv3lib import cost, data, provenance, store
+from mnv3lib import checkpoint, cost, data, optimizers, provenance, store
 from mnv3lib.data import Dataset, Split
 from mnv3lib.errors import InputError
 from mnv3lib.networks import MobileNet
 from mnv3lib.recipe import Recipe
-
-CHECKPOINT, PROGRESS = "checkpoint.pt", "epochs_done"
 
 
 class DivergedError(RuntimeError):
@@ -46,12 +39,6 @@ class Fit:
     history: pd.DataFrame
     predictions: dict[str, np.ndarray]
     origin: dict
-
-
-def checkpoints_folder() -> Path:
-    """Where runs in progress keep their checkpoints: MNV3_CHECKPOINTS, else mnv3lib/checkpoints in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("MNV3_CHECKPOINTS") or cache / "mnv3lib" / "checkpoints")
 
 
 def default_device() -> torch.device:
@@ -91,14 +78,14 @@ def train(
     when the run is written. Without `weights` only record and history are kept.
     """
     models = models or store.models_folder()
-    folder = checkpoint_folder(recipe, checkpoints)
-    with alone(folder):
+    folder = checkpoint.folder_of(recipe, checkpoints)
+    with checkpoint.alone(folder):
         record = None if overwrite else _made_already(recipe, models)
         if record is None:
             fit = fit_recipe(
                 recipe,
                 dataset or data.load(recipe.dataset),
-                checkpoint=folder / CHECKPOINT,
+                state=folder / checkpoint.STATE,
                 device=device,
                 log=log,
             )
@@ -120,37 +107,6 @@ def _made_already(recipe: Recipe, models: Path) -> dict | None:
     if differing:
         raise InputError(f"{target} has another recipe ({', '.join(differing)} differ): overwrite it or move it away")
     return record
-
-
-def checkpoint_folder(recipe: Recipe, checkpoints: Path | None = None) -> Path:
-    """Where the run of `recipe` keeps its state while it is in progress."""
-    return Path(checkpoints or checkpoints_folder()) / f"{recipe.run}-{recipe.digest}"
-
-
-def epochs_done(folder: Path) -> int:
-    """Complete epochs of the run in progress whose state lies in `folder`."""
-    try:
-        return int((folder / PROGRESS).read_text())
-    except (OSError, ValueError):
-        return 0
-
-
-@contextmanager
-def alone(folder: Path):
-    """Keep every other process out of the run whose state lies in `folder`; raises InputError if one is at it.
-
-    The lock is the system's, so it goes with the process that holds it, however that ends.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(f"{folder.name} is being trained by another process: wait for it or stop it") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def describe(recipe: Recipe, fit: Fit) -> dict:
@@ -178,13 +134,13 @@ def fit_recipe(
     recipe: Recipe,
     dataset: Dataset,
     *,
-    checkpoint: Path | None = None,
+    state: Path | None = None,
     device: torch.device | None = None,
     log: Callable[[str], None] = print,
 ) -> Fit:
     """Train the network of `recipe` on `dataset`, epoch by epoch, and measure it after the last.
 
-    With `checkpoint`, the state is written there after every epoch, and a run found there goes on: on the same
+    With `state`, a file, a checkpoint is written there after every epoch, and a run found there goes on: on the same
     machine, device and number of threads it ends with the same weights, bit for bit, as one never stopped. Raises
     DivergedError when the loss is no finite number.
     """
@@ -199,23 +155,23 @@ def fit_recipe(
     network = MobileNet(recipe.architecture)
     network.classes, network.mean, network.std = dataset.classes, dataset.mean, dataset.std
     network.to(device, memory_format=torch.channels_last)
-    optimizers = make_optimizers(recipe, network)
+    several = optimizers.make(recipe, network)
     history, origin = [], {"commit": provenance.commit(), "started": provenance.now(), "resumed": []}
-    if checkpoint and checkpoint.is_file():
-        history, origin = restore(checkpoint, recipe, network, optimizers)
+    if state and state.is_file():
+        history, origin = checkpoint.restore(state, recipe, network, several)
         origin["resumed"].append({"after_epoch": len(history), "commit": provenance.commit()})
         log(f"{recipe.run}: goes on after epoch {len(history)} of {recipe.epochs}")
 
     predictions = None
     for epoch in range(len(history), recipe.epochs):
-        row = train_epoch(recipe, network, optimizers, train_split, epoch)
+        row = train_epoch(recipe, network, several, train_split, epoch)
         start = time.perf_counter()
         predictions = best_five(network, test_split, recipe.image_sizes[-1])
         top1 = 100 * float((predictions["classes"][:, 0] == predictions["labels"]).mean())
         row = {**row, "test_top1": round(top1, 4), "seconds": round(row["seconds"] + time.perf_counter() - start, 3)}
         history.append(row)
-        if checkpoint:
-            write_checkpoint(checkpoint, recipe, network, optimizers, history, origin)
+        if state:
+            checkpoint.write(state, recipe, network, several, history, origin)
         log(
             f"{recipe.run}: epoch {epoch + 1}/{recipe.epochs}, loss {row['train_loss']:.3f}, training top-1 "
             f"{row['train_top1']:.2f} %, test top-1 {top1:.2f} %, {row['images_per_second']:.0f} images/s"
@@ -226,51 +182,8 @@ def fit_recipe(
     return Fit(network.eval(), pd.DataFrame(history, columns=columns), predictions, origin)
 
 
-class PointwiseMuon(torch.optim.Muon):
-    """Muon for 1x1 convolutions: it knows matrices alone, so it gets their kernels as such, in the same memory."""
-
-    def __init__(self, kernels: list[nn.Parameter], **options):
-        self.kernels = kernels
-        super().__init__([nn.Parameter(kernel.detach().view(kernel.shape[:2])) for kernel in kernels], **options)
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        for kernel in self.kernels:
-            kernel.grad = None
-
-    def step(self, closure=None):
-        for kernel, matrix in zip(self.kernels, self.param_groups[0]["params"], strict=True):
-            matrix.grad = kernel.grad.view(matrix.shape)
-        return super().step(closure)
-
-
-def make_optimizers(recipe: Recipe, network: nn.Module) -> list[torch.optim.Optimizer]:
-    """The optimizers of a recipe; each group of parameters keeps its highest learning rate as `peak`."""
-    kernels = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
-    optimizers = []
-    if recipe.optimizer == "muon":
-        pointwise = [p for p in kernels if p.ndim == 4 and p.shape[1] > 1 and p.shape[2:] == (1, 1)]
-        chosen = {id(parameter) for parameter in pointwise}
-        kernels = [parameter for parameter in kernels if id(parameter) not in chosen]
-        optimizers.append(
-            PointwiseMuon(
-                pointwise,
-                lr=recipe.muon_learning_rate,
-                weight_decay=recipe.muon_weight_decay,
-            )
-        )
-    groups = [{"params": kernels, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizers.append(
-        torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True)
-    )
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak"] = group["lr"]
-    return optimizers
-
-
 def train_epoch(
-    recipe: Recipe, network: nn.Module, optimizers: list[torch.optim.Optimizer], split: Split, epoch: int
+    recipe: Recipe, network: nn.Module, several: list[torch.optim.Optimizer], split: Split, epoch: int
 ) -> dict:
     """One pass over `split`; returns the row of history without the test accuracy."""
     start = time.perf_counter()
@@ -295,7 +208,7 @@ def train_epoch(
     )
     for step, (pixels, labels) in enumerate(bar):
         factor = recipe.rate((epoch * steps + step + 1) / (recipe.epochs * steps + 1))
-        for optimizer in optimizers:
+        for optimizer in several:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
         rate = recipe.learning_rate * factor
@@ -303,10 +216,10 @@ def train_epoch(
         with torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None):
             logits = network(inputs)
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
-        for optimizer in optimizers:
+        for optimizer in several:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        for optimizer in optimizers:
+        for optimizer in several:
             optimizer.step()
         loss_sum += loss.detach() * len(labels)
         hits += (logits.detach().argmax(1) == labels).sum()
@@ -347,38 +260,3 @@ def best_five(network: MobileNet, split: Split, size: int = 32, batch_size: int 
         "classes": torch.cat(classes).numpy().astype(np.uint8),
         "probabilities": torch.cat(probabilities).numpy().astype(np.float32),
     }
-
-
-def write_checkpoint(
-    path: Path, recipe: Recipe, network: nn.Module, optimizers: list, history: list[dict], origin: dict
-) -> None:
-    """Write all that `restore` needs; the old checkpoint stays whole until the new one is."""
-    state = {
-        "digest": recipe.digest,
-        "network": network.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-        "history": history,
-        "origin": origin,
-    }
-    with store.replacing(path) as temporary:
-        torch.save(state, temporary)
-    with store.replacing(path.with_name(PROGRESS)) as temporary:
-        temporary.write_text(str(len(history)))
-
-
-def restore(path: Path, recipe: Recipe, network: nn.Module, optimizers: list) -> tuple[list[dict], dict]:
-    """Load a checkpoint into `network` and `optimizers`; returns the rows of history and the origin."""
-    try:
-        with zipfile.ZipFile(path) as file:  # torch.load does not look at the checksums
-            if file.testzip():
-                raise ValueError("damaged")
-        state = torch.load(path, weights_only=True, map_location=next(network.parameters()).device)
-        if state["digest"] != recipe.digest:
-            raise KeyError("another recipe")
-        network.load_state_dict(state["network"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        return state["history"], state["origin"]
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is no checkpoint of this run ({reason}): delete it to start anew") from None

@@ -109,12 +109,20 @@ def test_differences_within_a_bin_cancel_and_between_bins_do_not():
 
 
 def test_calibration_bins_cover_all_images_and_close_above():
-    edges = np.arange(1, 16) / 15
-    table = confident(edges.astype(np.float64), [1] * 15).calibration()
-    assert table["images"].sum() == 15
-    assert table["low"].iloc[0] == 0
-    assert table["high"].iloc[-1] == 1
-    assert confident([0.0, 1.0], [1, 1]).calibration()["images"].iloc[[0, -1]].tolist() == [1, 1]
+    table = confident([0.25, 0.5, 0.75, 1.0], [1] * 4).calibration(bins=4)
+    assert table["images"].tolist() == [1, 1, 1, 1]
+    assert (table["low"].iloc[0], table["high"].iloc[-1]) == (0, 1)
+    ends = confident([0.0, 1.0], [1, 1]).calibration()
+    assert len(ends) == 15
+    assert ends["images"].iloc[[0, -1]].tolist() == [1, 1]
+
+
+def test_a_pair_counts_both_directions():
+    one = made([0, 4, 4, 2], [[4, 0, 1, 2, 3], [0, 4, 1, 2, 3], [0, 4, 1, 2, 3], [3, 2, 1, 0, 4]])
+    first = one.confused_pairs().iloc[0]
+    assert (first["first"], first["second"]) == ("bee", "rose")
+    assert (first["first_for_second"], first["second_for_first"], first["together"]) == (1, 2, 3)
+    assert not first["same_superclass"]
 
 
 def test_confusion_counts_each_image_once():

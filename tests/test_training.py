@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mnv3lib import InputError, build, cost, data, store, training
+from mnv3lib import InputError, build, cost, data, optimizers, store, training
+from mnv3lib import checkpoint as checkpoints
 
 
 def silent(_):
@@ -172,15 +173,15 @@ def test_a_run_that_was_stopped_goes_on(tiny, few_digits, tmp_path, changes):
     checkpoint = tmp_path / "run" / "checkpoint.pt"
     for epoch in (1, 2):
         with pytest.raises(Stop):
-            training.fit_recipe(made, few_digits, checkpoint=checkpoint, log=stop_after(epoch))
-        assert training.epochs_done(checkpoint.parent) == epoch
-    resumed = fit(made, few_digits, checkpoint=checkpoint)
+            training.fit_recipe(made, few_digits, state=checkpoint, log=stop_after(epoch))
+        assert checkpoints.epochs_done(checkpoint.parent) == epoch
+    resumed = fit(made, few_digits, state=checkpoint)
     assert equal(whole.network, resumed.network)
     pd.testing.assert_frame_equal(whole.history.drop(columns=TIMES), resumed.history.drop(columns=TIMES))
     np.testing.assert_array_equal(whole.predictions["probabilities"], resumed.predictions["probabilities"])
     assert [entry["after_epoch"] for entry in resumed.origin["resumed"]] == [1, 2]
     # Stopped between the last epoch and the writing of the run: nothing is left to train.
-    finished = fit(made, few_digits, checkpoint=checkpoint)
+    finished = fit(made, few_digits, state=checkpoint)
     assert equal(whole.network, finished.network)
     np.testing.assert_array_equal(whole.predictions["probabilities"], finished.predictions["probabilities"])
 
@@ -207,11 +208,11 @@ def test_killed_at_any_moment_it_ends_with_the_same_weights(tiny, digits, alone)
     assert process.returncode == -signal.SIGKILL
     assert not (alone / "models").exists()
     (unfinished,) = (alone / "checkpoints").iterdir()
-    assert training.epochs_done(unfinished) in (2, 3)
+    assert checkpoints.epochs_done(unfinished) in (2, 3)
 
     again = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert again.returncode == 0, again.stderr
-    assert f"goes on after epoch {training.epochs_done(unfinished) or ''}" in again.stdout
+    assert f"goes on after epoch {checkpoints.epochs_done(unfinished) or ''}" in again.stdout
     assert (alone / "models" / made.run / store.WEIGHTS).read_bytes() == (whole / made.run / store.WEIGHTS).read_bytes()
     histories = [store.load_history(made.run, folder).drop(columns=TIMES) for folder in (alone / "models", whole)]
     pd.testing.assert_frame_equal(*histories)
@@ -221,8 +222,8 @@ def test_killed_at_any_moment_it_ends_with_the_same_weights(tiny, digits, alone)
 
 def test_a_run_has_one_process(tiny, few_digits, tmp_path):
     folders = dict(models=tmp_path / "models", checkpoints=tmp_path / "checkpoints")
-    folder = training.checkpoint_folder(tiny(), tmp_path / "checkpoints")
-    with training.alone(folder), pytest.raises(InputError, match="being trained by another process"):
+    folder = checkpoints.folder_of(tiny(), tmp_path / "checkpoints")
+    with checkpoints.alone(folder), pytest.raises(InputError, match="being trained by another process"):
         training.train(tiny(), dataset=few_digits, log=silent, **folders)
     assert training.train(tiny(), dataset=few_digits, log=silent, **folders)["result"]["images"] == 40
 
@@ -240,11 +241,11 @@ def test_diverging_keeps_the_last_good_epoch(tiny, few_digits, tmp_path, monkeyp
             monkeypatch.setattr(training, "resize", lambda inputs, size: inputs * torch.nan)
 
     with pytest.raises(training.DivergedError, match=f"{made.run}.*nan in epoch 2.*learning_rate") as caught:
-        training.fit_recipe(made, few_digits, checkpoint=checkpoint, log=poison_training)
+        training.fit_recipe(made, few_digits, state=checkpoint, log=poison_training)
     assert "\n" not in str(caught.value)
-    assert training.epochs_done(tmp_path) == 1
+    assert checkpoints.epochs_done(tmp_path) == 1
     monkeypatch.undo()
-    assert equal(fit(made, few_digits, checkpoint=checkpoint).network, whole.network)
+    assert equal(fit(made, few_digits, state=checkpoint).network, whole.network)
 
 
 def test_a_learning_rate_beyond_reason_diverges(tiny, few_digits):
@@ -256,7 +257,7 @@ def test_a_learning_rate_beyond_reason_diverges(tiny, few_digits):
 def test_damaged_checkpoint_is_named(tiny, few_digits, tmp_path, damage):
     made, checkpoint = tiny(epochs=2), tmp_path / "checkpoint.pt"
     with pytest.raises(Stop):
-        training.fit_recipe(made, few_digits, checkpoint=checkpoint, log=stop_after(1))
+        training.fit_recipe(made, few_digits, state=checkpoint, log=stop_after(1))
     content = bytearray(checkpoint.read_bytes())
     if damage == "empty":
         content = b""
@@ -273,7 +274,7 @@ def test_damaged_checkpoint_is_named(tiny, few_digits, tmp_path, damage):
         content = checkpoint.read_bytes()
     checkpoint.write_bytes(content)
     with pytest.raises(InputError, match="delete it to start anew") as caught:
-        fit(made, few_digits, checkpoint=checkpoint)
+        fit(made, few_digits, state=checkpoint)
     assert str(checkpoint) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -286,7 +287,7 @@ def test_a_checkpoint_runs_no_code(tiny, few_digits, tmp_path):
     checkpoint = tmp_path / "checkpoint.pt"
     torch.save({"digest": Evil()}, checkpoint)
     with pytest.raises(InputError, match="no checkpoint of this run"):
-        fit(tiny(), few_digits, checkpoint=checkpoint)
+        fit(tiny(), few_digits, state=checkpoint)
     assert not (tmp_path / "trace").exists()
 
 
@@ -299,7 +300,7 @@ def test_weight_decay_spares_biases_and_norms(tiny):
     for parameter in network.parameters():
         nn.init.constant_(parameter, 2.0)
         parameter.grad = torch.zeros_like(parameter)
-    for optimizer in training.make_optimizers(made, network):
+    for optimizer in optimizers.make(made, network):
         optimizer.step()
     spared = set()
     for module in network.modules():
@@ -320,8 +321,8 @@ def test_every_parameter_is_trained_once(tiny, few_digits, optimizer):
     before = build(**dataclasses.asdict(made.architecture)).state_dict()
     after = fit(made, few_digits).network
     assert all(not torch.equal(before[name], parameter) for name, parameter in after.named_parameters())
-    optimizers = training.make_optimizers(made, after)
-    held = [parameter.data_ptr() for each in optimizers for group in each.param_groups for parameter in group["params"]]
+    several = optimizers.make(made, after)
+    held = [parameter.data_ptr() for each in several for group in each.param_groups for parameter in group["params"]]
     assert sorted(held) == sorted(parameter.data_ptr() for parameter in after.parameters())
 
 
@@ -330,7 +331,7 @@ def test_muon_takes_exactly_the_pointwise_convolutions(tiny, model):
     """Those of squeeze-excitation among them, which are 1x1 convolutions too."""
     made = tiny(model=model, optimizer="muon", muon_learning_rate=0.03, muon_weight_decay=0.1)
     network = build(**dataclasses.asdict(made.architecture)).to(memory_format=torch.channels_last)
-    muon, sgd = training.make_optimizers(made, network)
+    muon, sgd = optimizers.make(made, network)
     pointwise = {
         module.weight.data_ptr()
         for module in network.modules()
@@ -346,14 +347,14 @@ def test_learning_rates_follow_the_schedule(tiny, few_digits):
     made = tiny(optimizer="muon", learning_rate=0.4, muon_learning_rate=0.02, epochs=2, warmup=0.5)
     network = build(**dataclasses.asdict(made.architecture))
     network.mean, network.std = few_digits.mean, few_digits.std
-    optimizers = training.make_optimizers(made, network)
+    several = optimizers.make(made, network)
     # Three steps an epoch: the last one of each is the third and the sixth of six.
     for epoch, progress in ((0, 3 / 7), (1, 6 / 7)):
-        row = training.train_epoch(made, network, optimizers, few_digits.train, epoch)
+        row = training.train_epoch(made, network, several, few_digits.train, epoch)
         factor = made.rate(progress)
         assert row["learning_rate"] == pytest.approx(0.4 * factor, abs=1e-7)
-        assert [group["lr"] for group in optimizers[0].param_groups] == pytest.approx([0.02 * factor])
-        assert [group["lr"] for group in optimizers[1].param_groups] == pytest.approx([0.4 * factor] * 2)
+        assert [group["lr"] for group in several[0].param_groups] == pytest.approx([0.02 * factor])
+        assert [group["lr"] for group in several[1].param_groups] == pytest.approx([0.4 * factor] * 2)
 
 
 def test_image_sizes_are_used(tiny, few_digits, monkeypatch):

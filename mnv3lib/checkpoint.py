@@ -1,0 +1,90 @@
+"""The state of a run in progress: where it lies, who may touch it, writing and reading it."""
+
+import os
+import pickle
+import shutil
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from torch import nn
+
+from mnv3lib import store
+from mnv3lib.errors import InputError
+from mnv3lib.recipe import Recipe
+
+STATE, PROGRESS, LOCK = "checkpoint.pt", "epochs_done", "lock"
+
+
+def base_folder() -> Path:
+    """Where runs in progress keep their checkpoints: MNV3_CHECKPOINTS, else mnv3lib/checkpoints in the user's cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("MNV3_CHECKPOINTS") or cache / "mnv3lib" / "checkpoints")
+
+
+def folder_of(recipe: Recipe, base: Path | None = None) -> Path:
+    """Where the run of `recipe` keeps its state while it is in progress."""
+    return Path(base or base_folder()) / f"{recipe.run}-{recipe.digest}"
+
+
+def epochs_done(folder: Path) -> int:
+    """Complete epochs of the run in progress whose state lies in `folder`."""
+    try:
+        return int((folder / PROGRESS).read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+@contextmanager
+def alone(folder: Path):
+    """Keep every other process out of the run whose state lies in `folder`; raises InputError if one is at it.
+
+    The lock is the system's, so it goes with the process that holds it, however that ends.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"{folder.name} is being trained by another process: wait for it or stop it") from None
+    try:
+        yield
+    finally:
+        if not any(file.name != LOCK for file in folder.glob("*")):
+            shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+
+
+def write(path: Path, recipe: Recipe, network: nn.Module, optimizers: list, history: list[dict], origin: dict) -> None:
+    """Write all that `restore` needs; the old checkpoint stays whole until the new one is."""
+    state = {
+        "digest": recipe.digest,
+        "network": network.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "history": history,
+        "origin": origin,
+    }
+    with store.replacing(path) as temporary:
+        torch.save(state, temporary)
+    with store.replacing(path.with_name(PROGRESS)) as temporary:
+        temporary.write_text(str(len(history)))
+
+
+def restore(path: Path, recipe: Recipe, network: nn.Module, optimizers: list) -> tuple[list[dict], dict]:
+    """Load a checkpoint into `network` and `optimizers`; returns the rows of history and the origin."""
+    try:
+        with zipfile.ZipFile(path) as file:  # torch.load does not look at the checksums
+            if file.testzip():
+                raise ValueError("damaged")
+        state = torch.load(path, weights_only=True, map_location=next(network.parameters()).device)
+        if state["digest"] != recipe.digest:
+            raise KeyError("another recipe")
+        network.load_state_dict(state["network"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        return state["history"], state["origin"]
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is no checkpoint of this run ({reason}): delete it to start anew") from None
