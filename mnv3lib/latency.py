@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from mnv3lib import cost, provenance, store
 from mnv3lib.errors import InputError, choose

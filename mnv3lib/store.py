@@ -174,16 +174,12 @@ def load_record(run: str, folder: Path | None = None) -> dict:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["run"] != run:
             raise InputError(f"{path} is the record of {record['run']!r}")
-        result = record["result"]
-        for value in (
-            record["parameters"],
-            record["macs"],
-            record["seconds"],
-            *map(result.get, ("top1", "top5", "images")),
-        ):
-            value + 0.0
+        for name in ("parameters", "macs", "seconds", "images_per_second"):
+            float(record[name])
+        for name in ("top1", "top5", "images"):
+            float(record["result"][name])
         dict(record["recipe"]), dict(record["environment"]), record["commit"], record["started"]
-    except (KeyError, AttributeError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is no record of a run ({_short(error)})") from None
     return record
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from mnv3lib import checkpoint, recipe, report, store
 from mnv3lib.errors import InputError

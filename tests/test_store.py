@@ -34,7 +34,19 @@ def make_parts(seed=0):
         "probabilities": random.random((20, 5)).astype(np.float32),
     }
     history = pd.DataFrame({"epoch": [1, 2], "train_loss": [2.5 + seed, 1 / 3], "test_top1": [10.0, 50.5]})
-    return {"run": RUN, "result": {"top1": 50.5 + seed}}, history, make_network(seed), predictions
+    record = {
+        "run": RUN,
+        "recipe": {"dataset": "digits"},
+        "parameters": 3,
+        "macs": 4,
+        "result": {"top1": 50.5 + seed, "top5": 90.0, "images": 20},
+        "environment": {"threads": 1},
+        "commit": None,
+        "started": "2026-01-01T00:00:00Z",
+        "seconds": 1.5,
+        "images_per_second": 10.0,
+    }
+    return record, history, make_network(seed), predictions
 
 
 @pytest.fixture
@@ -278,7 +290,7 @@ def test_truncated_weights(weights, length):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[]", "7", "{}", json.dumps({"run": "another"}), b"\xff\xfe"],
+    ["", "{", "[]", "7", "{}", json.dumps({"run": "another"}), json.dumps({"run": RUN, "result": {}}), b"\xff\xfe"],
     ids=lambda content: repr(content),
 )
 def test_broken_record(folder, content):
