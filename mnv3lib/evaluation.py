@@ -345,12 +345,17 @@ def summary(evaluations: list[Evaluation]) -> pd.DataFrame:
 
 
 def _record(run: str, models: Path | None) -> dict:
-    """A record with all that an evaluation needs."""
+    """A record whose recipe has all that an evaluation needs."""
     record = store.load_record(run, models)
+    recipe = record["recipe"]
     try:
-        recipe = record["recipe"]
-        needed = [record["parameters"], record["macs"], float(record["result"]["top1"]), recipe["model"]]
-        needed += [recipe["width"], recipe["split"], recipe["image_sizes"][-1], data.CLASSES[recipe["dataset"]]]
-    except (KeyError, TypeError, IndexError, ValueError) as error:
-        raise InputError(f"{run}: its {store.RECORD} lacks or spoils {error}: train it again") from None
+        _ = (
+            recipe["model"],
+            recipe["width"],
+            recipe["split"],
+            recipe["image_sizes"][-1],
+            data.CLASSES[recipe["dataset"]],
+        )
+    except (KeyError, TypeError, IndexError) as error:
+        raise InputError(f"{run}: the recipe in its {store.RECORD} lacks or spoils {error}: train it again") from None
     return record

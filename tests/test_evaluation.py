@@ -24,6 +24,11 @@ def made(labels, guesses, probabilities=None, names=NAMES, **record) -> Evaluati
         "parameters": 1,
         "macs": 2,
         "result": {"top1": 0.0, "top5": 0.0, "images": len(labels)},
+        "environment": {},
+        "commit": None,
+        "started": "2026-01-01T00:00:00Z",
+        "seconds": 1.0,
+        "images_per_second": 1.0,
     }
     return Evaluation(
         known | record,
@@ -214,7 +219,9 @@ def test_without_cifar100_the_recorded_predictions_are_used(tmp_path, monkeypatc
     labels = np.arange(100, dtype=np.uint8)
     guesses = np.stack([(labels + shift) % 100 for shift in range(5)], 1).astype(np.uint8)
     guesses[:30, 0], guesses[:30, 1] = guesses[:30, 1].copy(), guesses[:30, 0].copy()
-    record = made(labels, guesses, names=data.CLASSES["cifar100"], result={"top1": 70.0}).record
+    record = made(
+        labels, guesses, names=data.CLASSES["cifar100"], result={"top1": 70.0, "top5": 100.0, "images": 100}
+    ).record
     probabilities = np.full((100, 5), 0.2, np.float32)
     predictions = {"labels": labels, "classes": guesses, "probabilities": probabilities}
     store.save(tmp_path, record, pd.DataFrame(), None, predictions)
