@@ -1,0 +1,81 @@
+"""The table of results, as README and report show it."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+
+from mnv3lib import published, recipe, results, store
+from mnv3lib.errors import InputError
+
+
+def save(folder, made, top1, curve):
+    """A run without weights, with the accuracy after each epoch in `curve`."""
+    record = {
+        "run": made.run,
+        "recipe": made.as_dict(),
+        "parameters": 347_100,
+        "macs": 9_555_584,
+        "result": {"top1": top1, "top5": 90.0, "images": 10_000},
+        "environment": {"processor": "a processor", "threads": 1},
+        "commit": None,
+        "started": "2026-01-01T00:00:00Z",
+        "seconds": 60.0 * len(curve),
+        "images_per_second": 100.0,
+    }
+    history = pd.DataFrame({"epoch": range(1, len(curve) + 1), "test_top1": curve, "seconds": 60.0})
+    store.save(folder, record, history, None, None)
+
+
+@pytest.fixture
+def models(tmp_path):
+    """Three runs that belong in the table and two that do not."""
+    small = recipe.make(model="v3_small", width=0.25)
+    original = published.load(results.ORIGINAL).query("network == 'v3_small' and width == 0.25")["top1"].item()
+    save(tmp_path, small, original + 2, [original - 1, original + 1, original + 2])
+    save(tmp_path, dataclasses.replace(small, seed=1), original - 2, [original - 3, original - 2])
+    save(tmp_path, recipe.make(model="v1", width=0.25), 60.0, [60.0])
+    save(tmp_path, dataclasses.replace(small, split="holdout"), 50.0, [50.0])
+    save(tmp_path, recipe.make(dataset="digits"), 99.0, [99.0])
+    return tmp_path
+
+
+def test_table_has_the_runs_on_the_test_set(models):
+    table = results.recorded(models)
+    assert list(table["run"]) == ["mobilenet_v1_0.25", "mobilenet_v3_small_0.25", "mobilenet_v3_small_0.25_seed1"]
+    assert table["original"].isna().tolist() == [True, False, False]
+    assert ((table["low"] < table["top1"]) & (table["top1"] < table["high"])).all()
+
+
+def test_markdown_says_what_the_records_say(models):
+    lines = results.markdown(results.recorded(models)).splitlines()
+    assert len(lines) == 2 + 3
+    row = next(line for line in lines if "`mobilenet_v3_small_0.25`" in line)
+    assert "| 0.347 | 9.56 | 3 |" not in row  # epochs are the recipe's
+    assert "| 0.347 | 9.56 | 20 | 62.13 |" in row and "+2.00" in row
+    assert "–" in next(line for line in lines if "mobilenet_v1" in line)
+
+
+def test_time_to_original(models):
+    table = results.time_to_original(models).set_index("run")
+    assert (table["epoch"]["mobilenet_v3_small_0.25"], table["minutes"]["mobilenet_v3_small_0.25"]) == (2, 2.0)
+    assert pd.isna(table["epoch"]["mobilenet_v3_small_0.25_seed1"])
+
+
+def test_readme_is_rewritten_between_its_markers(models, tmp_path):
+    start, end = results.MARKERS
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{start}\nold\n{end}\nafter\n")
+    results.update_readme(readme, models)
+    text = readme.read_text()
+    assert text.startswith(f"before\n{start}\n") and text.endswith(f"{end}\nafter\n")
+    assert "old" not in text and "mobilenet_v3_small_0.25_seed1" in text
+    readme.write_text("no markers")
+    with pytest.raises(InputError, match=r"README\.md"):
+        results.update_readme(readme, models)
+    assert readme.read_text() == "no markers"
+
+
+def test_no_runs(tmp_path):
+    assert results.recorded(tmp_path).empty
+    assert len(results.markdown(results.recorded(tmp_path)).splitlines()) == 2
