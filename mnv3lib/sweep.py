@@ -120,6 +120,8 @@ def connect(address: str | None = None, scheduler_file: Path | None = None, work
     # A run is given up only after ten of its workers have died; `retries` would not count those.
     with dask.config.set({"distributed.scheduler.allowed-failures": 10}):
         if address or scheduler_file:
+            if scheduler_file and not scheduler_file.is_file():  # Dask would wait for it forever
+                raise InputError(f"there is no scheduler file {scheduler_file}: start dask scheduler first")
             try:
                 client = Client(address=address, scheduler_file=scheduler_file and str(scheduler_file), timeout=20)
             except (OSError, ValueError) as error:

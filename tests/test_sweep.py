@@ -72,7 +72,7 @@ def test_command_tells_no_scheduler(capsys, monkeypatch, tmp_path):
     missing = tmp_path / "scheduler.json"
     options = ["--dataset", "digits", "--models", str(tmp_path), "--scheduler-file", str(missing)]
     assert main(["sweep", *options]) == 1
-    assert "no Dask scheduler at" in capsys.readouterr().err
+    assert "there is no scheduler file" in capsys.readouterr().err
 
 
 def jobs_of(recipes, folder):
