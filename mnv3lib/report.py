@@ -130,6 +130,7 @@ class Exporter(HTMLExporter):
 
     def __init__(self, **options):
         super().__init__(template_name="mnv3", extra_template_basedirs=[str(TEMPLATES)], embed_images=True, **options)
+        self.exclude_input_prompt = self.exclude_output_prompt = True
 
     def markdown2html(self, context, source):
         source = re.sub(r"\]\((\d\d_\w+)\.ipynb", r"](\1.html", source)
@@ -178,8 +179,9 @@ def make(
         work = Path(temporary)
         (work / "pages").mkdir()
         common = {
-            "figures_folder": str(work.resolve() / "figures"),
-            "models_folder": str(models.resolve()),
+            # Relative, because the pages show them and should not show where this machine keeps things.
+            "figures_folder": os.path.relpath(work / "figures", notebooks),
+            "models_folder": os.path.relpath(models, notebooks),
             **_data_parameters(log),
         }
         for number, page in enumerate(all_pages, 1):
@@ -211,7 +213,8 @@ def _data_parameters(log) -> dict:
     except InputError as error:
         log(f"without CIFAR-100, from the records: {error}")
         return {"dataset": "digits"}
-    return {"data_folder": str(folder.resolve())}
+    os.environ["MNV3_DATA"] = str(folder.resolve())  # the notebooks run in another folder
+    return {}
 
 
 def index(all_pages: list[Page], figures: Path, models: Path, made: str) -> str:

@@ -211,5 +211,6 @@ def test_browser_asks_for_nothing(full_report, proxy, tmp_path):
 
 def test_committed_report_is_small_and_complete():
     pages = {path.name: path.stat().st_size for path in (ROOT / "report").glob("*.html")}
+    assert not any(str(ROOT) in path.read_text() for path in (ROOT / "report").glob("*.html"))
     assert {page.file for page in report.pages()} | {"index.html"} == set(pages)
     assert sum(pages.values()) < 10_000_000
