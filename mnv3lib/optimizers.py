@@ -39,6 +39,9 @@ def make(recipe: Recipe, network: nn.Module) -> list[torch.optim.Optimizer]:
                 weight_decay=recipe.muon_weight_decay,
             )
         )
+    if not recipe.depthwise_decay:
+        others += [parameter for parameter in kernels if parameter.ndim == 4 and parameter.shape[1] == 1]
+        kernels = [parameter for parameter in kernels if parameter.ndim != 4 or parameter.shape[1] > 1]
     groups = [{"params": kernels, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     optimizers.append(
         torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True)

@@ -34,6 +34,7 @@ class Recipe(Architecture):
     momentum: of SGD.
     nesterov: whether SGD looks ahead along its momentum.
     weight_decay: on kernels and matrices alone, not on biases and norms.
+    depthwise_decay: whether on depthwise kernels too (the V1 paper, section 3.2, advises little or none there).
     muon_learning_rate: of the pointwise convolutions, with the optimizer muon.
     muon_weight_decay: of the pointwise convolutions, with the optimizer muon.
     label_smoothing: share of the target spread over all classes.
@@ -59,6 +60,7 @@ class Recipe(Architecture):
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 0.0
+    depthwise_decay: bool = True
     muon_learning_rate: float = 0.02
     muon_weight_decay: float = 0.0
     label_smoothing: float = 0.0
@@ -79,6 +81,7 @@ class Recipe(Architecture):
         choose("padding", self.padding, PADDINGS)
         choose("flip", self.flip, FLIPS)
         choose("nesterov", self.nesterov, (False, True))
+        choose("depthwise_decay", self.depthwise_decay, (False, True))
         whole("seed", self.seed, 0, 1_000_000)
         whole("epochs", self.epochs, 1, 10_000)
         whole("batch_size", self.batch_size, 2, 100_000)

@@ -294,8 +294,9 @@ def test_a_checkpoint_runs_no_code(tiny, few_digits, tmp_path):
 # The parts of a step
 
 
-def test_weight_decay_spares_biases_and_norms(tiny):
-    made = tiny(weight_decay=0.5, learning_rate=0.1, momentum=0.0, nesterov=False)
+@pytest.mark.parametrize("depthwise_decay", [True, False])
+def test_weight_decay_spares_biases_and_norms(tiny, depthwise_decay):
+    made = tiny(weight_decay=0.5, depthwise_decay=depthwise_decay, learning_rate=0.1, momentum=0.0, nesterov=False)
     network = build(**dataclasses.asdict(made.architecture))
     for parameter in network.parameters():
         nn.init.constant_(parameter, 2.0)
@@ -308,6 +309,8 @@ def test_weight_decay_spares_biases_and_norms(tiny):
             spared.add(module.bias)
         elif isinstance(module, nn.BatchNorm2d):
             spared |= {module.weight, module.bias}
+        if isinstance(module, nn.Conv2d) and module.groups > 1 and not depthwise_decay:
+            spared.add(module.weight)
     assert len(spared) > 50
     for parameter in network.parameters():
         expected = 2.0 if parameter in spared else 2.0 * (1 - 0.1 * 0.5)
