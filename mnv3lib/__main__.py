@@ -201,7 +201,7 @@ def add_sweep(commands) -> None:
 
 
 def run_sweep(options: argparse.Namespace) -> int:
-    from mnv3lib import sweep  # Dask and Jupyter are slow to import
+    from mnv3lib import results, sweep  # Dask and Jupyter are slow to import
 
     names = {field.name for field in dataclasses.fields(Recipe)}
     fields = {name: value for name, value in vars(options).items() if name in names}
@@ -228,6 +228,8 @@ def run_sweep(options: argparse.Namespace) -> int:
         return 0
     with sweep.connect(options.scheduler, options.scheduler_file, options.workers) as client:
         failed = sweep.sweep(jobs, client)
+    if store.runs(options.models):
+        print(f"all runs of {options.models} are in {results.write_csv(options.models)}")
     for run, reason in failed.items():
         print(f"mnv3: error: {run}: {reason}", file=sys.stderr)
     return int(bool(failed))

@@ -151,3 +151,31 @@ def ablation(table: pd.DataFrame, title: str) -> Figure:
     axes.grid(axis="y", visible=False)
     axes.set(title=title, xlabel="top-1 on the test set (%)")
     return figure
+
+
+def differences(table: pd.DataFrame, title: str) -> Figure:
+    """A point and, where there is one, a 95 % interval for each variant's difference to the base.
+
+    `table` is as ablations.compare makes it; points without an interval are hollow.
+    """
+    rows = table.dropna(subset=["difference"])
+    figure, axes = plt.subplots(figsize=(7.5, 0.4 * len(rows) + 1.3))
+    for position, row in enumerate(rows.itertuples()):
+        known = not math.isnan(row.low)
+        if known:
+            axes.plot([row.low, row.high], [position, position], color=COLOURS[0])
+        axes.plot(row.difference, position, "o", color=COLOURS[0], markerfacecolor=None if known else "white")
+        seeds = "1 seed" if row.seeds == 1 else f"{row.seeds} seeds"
+        axes.annotate(
+            f"{row.difference:+.2f} ({seeds})",
+            (1.02, position),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=9,
+        )
+    axes.axvline(0, color="0.3", linewidth=1)
+    axes.set_yticks(range(len(rows)), rows["variant"])
+    axes.invert_yaxis()
+    axes.margins(x=0.1, y=0.08)
+    axes.set(title=title, xlabel="difference to the base (points of top-1)")
+    return figure

@@ -236,10 +236,11 @@ def _css() -> str:
 
 
 def inputs(notebooks: Path = ROOT / "notebooks", models: Path | None = None) -> dict[str, str]:
-    """SHA-256 of all that the report is made from: notebooks, their parameters and the records of the runs."""
+    """SHA-256 of all that the report is made from: notebooks, their parameters and the records of all runs."""
     models = models or store.models_folder()
     paths = [page.path for page in pages(notebooks)] + [notebooks / PARAMETERS]
     paths += [store.run_folder(run, models) / store.RECORD for run in store.runs(models)]
+    paths += (notebooks.parent / "results").glob(f"*/*/{store.RECORD}")
     return {f"{path.parent.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 

@@ -8,6 +8,7 @@ from pandas.io.formats.style import Styler
 
 from mnv3lib import evaluation, published, store
 from mnv3lib.errors import InputError
+from mnv3lib.recipe import DEFAULTS
 
 ORIGINAL = "original report"
 HEADINGS = {
@@ -95,22 +96,82 @@ def html(table: pd.DataFrame) -> str:
 def markdown(table: pd.DataFrame) -> str:
     """`table` in GitHub's Markdown, with the names of runs as code."""
     shown = _for_print(table)
-    shown["run"] = shown["run"].map("`{}`".format)
-    lines = [shown.columns, ["---", *["---:"] * (len(shown.columns) - 1)], *shown.itertuples(index=False)]
+    return _markdown(shown.assign(run=shown["run"].map("`{}`".format)))
+
+
+def _markdown(shown: pd.DataFrame) -> str:
+    numbers = [all(re.fullmatch(r"[-+]?[\d.,–]+", text) for text in shown[name]) for name in shown.columns]
+    lines = [shown.columns, ["---:" if right else "---" for right in numbers], *shown.itertuples(index=False)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def readme_block(models: Path | None = None) -> str:
+    """What README shows between its two markers: the recorded runs, and what others published."""
+    others = peers_for_print()
+    others["published by"] = [f"[{name}]({url})" for name, url in peers()[["source", "url"]].itertuples(index=False)]
+    heading = "Published by others for networks of this family on CIFAR-100 at 32 px, after many more epochs:"
+    return f"{markdown(recorded(models))}\n\n{heading}\n\n{_markdown(others)}"
+
+
 def update_readme(readme: Path, models: Path | None = None) -> None:
-    """Put the table of the recorded runs between the two markers of `readme`."""
+    """Put `readme_block` between the two markers of `readme`."""
     text = readme.read_text(encoding="utf-8")
     start, end = MARKERS
     if text.count(start) != 1 or text.count(end) != 1:
         raise InputError(f"{readme} should have each of the lines {start} and {end} once")
-    block = f"{start}\n\n{markdown(recorded(models))}\n\n{end}"
+    block = f"{start}\n\n{readme_block(models)}\n\n{end}"
     new = re.sub(f"{re.escape(start)}.*{re.escape(end)}", lambda _: block, text, flags=re.DOTALL)
     if new != text:
         with store.replacing(readme) as temporary:
             temporary.write_text(new, encoding="utf-8")
+
+
+def write_csv(models: Path) -> Path:
+    """Write `models`/runs.csv, a row a run: the fields in which the runs' recipes differ, and what came out.
+
+    Columns: run, those fields, parameters, macs, top1 and top5 (percent), images, seconds, images_per_second,
+    processor, threads, commit, started.
+    """
+    records = [store.load_record(run, models) for run in store.runs(models)]
+    recipes = [DEFAULTS | record["recipe"] for record in records]
+    varying = [name for name in DEFAULTS if len({str(one[name]) for one in recipes}) > 1]
+    rows = [
+        {"run": record["run"]}
+        | {name: made[name] for name in varying}
+        | {name: record[name] for name in ("parameters", "macs")}
+        | record["result"]
+        | {name: record[name] for name in ("seconds", "images_per_second")}
+        | {name: record["environment"].get(name) for name in ("processor", "threads")}
+        | {name: record[name] for name in ("commit", "started")}
+        for record, made in zip(records, recipes, strict=True)
+    ]
+    path = Path(models) / "runs.csv"
+    with store.replacing(path) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")
+    return path
+
+
+def peers() -> pd.DataFrame:
+    """What others published for these networks on CIFAR-100 at 32 pixels a side, as `published.load`, by top-1."""
+    table = published.load()
+    chosen = (table["classes"] == 100) & (table["resolution"] == 32) & (table["source"] != ORIGINAL)
+    return table[chosen].sort_values("top1", ignore_index=True)
+
+
+def peers_for_print() -> pd.DataFrame:
+    """`peers` as text."""
+    table = peers()
+    return pd.DataFrame(
+        {
+            "published by": table["source"],
+            "network": [f"{row.network} {row.width}" for row in table.itertuples()],
+            "parameters (M)": table["parameters_m"].map("{:.2f}".format, na_action="ignore").fillna("–"),
+            "MACs (M)": table["macs_m"].map("{:.1f}".format, na_action="ignore").fillna("–"),
+            "epochs": table["epochs"].astype(str),
+            "top-1 (%)": table["top1"].map("{:.2f}".format),
+            "note": table["note"],
+        }
+    )
 
 
 def time_to_original(models: Path | None = None) -> pd.DataFrame:

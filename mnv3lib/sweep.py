@@ -117,8 +117,13 @@ def connect(address: str | None = None, scheduler_file: Path | None = None, work
     import dask
     from distributed import Client, LocalCluster
 
-    # A run is given up only after ten of its workers have died; `retries` would not count those.
-    with dask.config.set({"distributed.scheduler.allowed-failures": 10}):
+    settings = {
+        # A run is given up only after ten of its workers have died; `retries` would not count those.
+        "distributed.scheduler.allowed-failures": 10,
+        # No run waits in line at a busy worker, as it would by default, while another worker is idle.
+        "distributed.scheduler.worker-saturation": 1.0,
+    }
+    with dask.config.set(settings):
         if address or scheduler_file:
             if scheduler_file and not scheduler_file.is_file():  # Dask would wait for it forever
                 raise InputError(f"there is no scheduler file {scheduler_file}: start dask scheduler first")

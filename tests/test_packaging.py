@@ -37,7 +37,7 @@ def test_conda_uses_the_lock():
 def test_readme_has_the_numbers_of_the_records():
     start, end = results.MARKERS
     block = (ROOT / "README.md").read_text().split(start)[1].split(end)[0]
-    assert block.strip() == results.markdown(results.recorded(ROOT / "trained_models")).strip()
+    assert block.strip() == results.readme_block(ROOT / "trained_models").strip()
 
 
 @pytest.mark.parametrize("file", ["README.md", "trained_models/README.md", "test_images/README.md"])

@@ -76,6 +76,19 @@ def test_readme_is_rewritten_between_its_markers(models, tmp_path):
     assert readme.read_text() == "no markers"
 
 
+def test_csv_has_a_row_a_run_and_the_fields_that_vary(models):
+    table = pd.read_csv(results.write_csv(models))
+    assert len(table) == 5 and table["top1"].max() == 99.0
+    assert {"model", "seed", "split", "dataset", "processor"} <= set(table.columns)
+    assert not {"epochs", "momentum"} & set(table.columns)  # the same in all
+
+
+def test_peers_are_others_on_the_same_images():
+    table = results.peers()
+    assert results.ORIGINAL not in set(table["source"]) and set(table["resolution"]) == {32}
+    assert "80.24" in results.peers_for_print()["top-1 (%)"].tolist()
+
+
 def test_no_runs(tmp_path):
     assert results.recorded(tmp_path).empty
     assert len(results.markdown(results.recorded(tmp_path)).splitlines()) == 2
