@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: help setup report test lint lab lock
 
 help:
-	@echo "make report   run the notebooks and write report/index.html (about ten minutes on two cores)"
+	@echo "make report   run the notebooks and write report/index.html (about twelve minutes on two cores)"
 	@echo "make test     run the tests (a few minutes)"
 	@echo "make lint     check style, notebooks and whether the report is up to date"
 	@echo "make lab      open the notebooks in JupyterLab"
