@@ -1,4 +1,4 @@
-"""The variants of notebook 05: each axis asks one question and answers it by changes to one recipe."""
+"""Comparisons of recipes: the axes of notebook 05, each a question and changes to one recipe, and what changes give."""
 
 import math
 from collections.abc import Iterable
