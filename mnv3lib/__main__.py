@@ -10,6 +10,7 @@ import types
 import typing
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from mnv3lib import (
@@ -17,11 +18,13 @@ from mnv3lib import (
     data,
     evaluation,
     evaluation_text,
+    export,
     latency,
     latency_text,
     networks,
     prediction,
     recipe,
+    runtimes,
     store,
     training,
 )
@@ -50,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         if getattr(options, "threads", None):
             torch.set_num_threads(options.threads)
         return options.command(options) or 0
-    except (InputError, OSError, training.DivergedError) as error:
+    except (InputError, OSError, training.DivergedError, export.ExportError) as error:
         print(f"mnv3: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -68,6 +71,7 @@ def make_parser() -> Parser:
     add_sweep(commands)
     add_evaluate(commands)
     add_predict(commands)
+    add_export(commands)
     add_latency(commands)
     add_report(commands)
     return parser
@@ -336,6 +340,33 @@ def predict(options: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
+def add_export(commands) -> None:
+    command = add_command(
+        commands,
+        "export",
+        export_run,
+        "Write a trained model as ONNX, for use without PyTorch. The file is checked against PyTorch on real images, "
+        "and not written if its logits differ by more than 1e-4. int8 is measured on the test set.",
+    )
+    command.add_argument("run", metavar="RUN", help="a trained model")
+    command.add_argument("--format", default="onnx", choices=["onnx", "onnx-int8"], help="of the file")
+    command.add_argument("--out", type=Path, metavar="FILE", help="(else RUN.onnx or RUN_int8.onnx here)")
+    command.add_argument("--models", type=Path, default=store.models_folder(), help="the folder of trained models")
+    command.add_argument("--data", type=Path, help="the folder of CIFAR-100 (else MNV3_DATA, else ./data)")
+
+
+def export_run(options: argparse.Namespace) -> None:
+    int8 = options.format == "onnx-int8"
+    path = options.out or Path(f"{options.run}{'_int8' if int8 else ''}.onnx")
+    facts = export.export(options.run, path, int8=int8, models=options.models, data_folder=options.data)
+    print(
+        f"{path}: {path.stat().st_size / 1e6:.2f} MB; on {facts['images']} images the fp32 logits differ from "
+        f"PyTorch's by {facts['gap']:.1e} at most"
+    )
+    if int8:
+        print(f"top-1 on the test set: {facts['top1_int8']:.2f} %; fp32: {facts['top1']:.2f} %")
+
+
 def add_latency(commands) -> None:
     command = add_command(
         commands,
@@ -347,34 +378,89 @@ def add_latency(commands) -> None:
     command.add_argument("runs", nargs="*", metavar="RUN", help="trained models")
     command.add_argument("--model", type=model, nargs="+", choices=networks.MODELS, help="(else all)")
     command.add_argument("--width", type=float, nargs="+", help=f"(else {' '.join(map(str, latency.WIDTHS))})")
-    command.add_argument("--batch", type=positive, nargs="+", default=[1, 64], help="images at a time")
+    command.add_argument("--batch", type=positive, nargs="+", help="images at a time (else 1 64; in training 128)")
     command.add_argument("--size", type=positive, default=32, help="pixels a side")
+    command.add_argument(
+        "--lowered-strides", type=int, default=3, metavar="N", help="of untrained networks; 0 for 224 px"
+    )
     command.add_argument(
         "--threads", dest="counts", type=positive, nargs="+", metavar="N", help="of torch (else as many as cores)"
     )
     command.add_argument(
+        "--runtime",
+        nargs="+",
+        default=["channels_last"],
+        choices=[*runtimes.RUNTIMES, "all"],
+        metavar="RUNTIME",
+        help=f"{', '.join(runtimes.RUNTIMES)} or all",
+    )
+    command.add_argument("--peers", action="store_true", help="torchvision's and timm's networks in the same rounds")
+    command.add_argument(
+        "--training",
+        action="store_true",
+        help="images a second in training instead, beside a plain loop (V3 Small 0.25, 1.0 and Large 1.0 if no others "
+        "are named)",
+    )
+    command.add_argument(
         "--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: the CPU, and a GPU if there is one"
     )
-    command.add_argument("--seconds", type=float, default=1.0, help="for each measurement")
+    command.add_argument("--seconds", type=float, default=2.0, help="for each measurement")
     command.add_argument("--models", type=Path, default=store.models_folder(), help="the folder of trained models")
     command.add_argument("--format", default="table", choices=["table", "csv", "json"], help="of the output")
-    command.add_argument("--out", type=Path, metavar="CSV", help="write it as CSV to this file too")
+    command.add_argument(
+        "--out", type=Path, metavar="PATH", help="write a CSV too: to this file, or to a file in this folder"
+    )
+    command.set_defaults(usage_error=command.error)
 
 
 def measure_latency(options: argparse.Namespace) -> None:
-    subjects = latency.subjects(options.runs, options.model, options.width, folder=options.models, size=options.size)
-    table = latency.compare(
+    table = training_speeds(options) if options.training else latencies(options)
+    if options.out:
+        path = options.out if options.out.suffix == ".csv" else options.out / latency.file_name(table)
+        with store.replacing(path) as temporary:
+            temporary.write_text(latency_text.as_text(table, "csv"), encoding="utf-8")
+        note(f"written to {path}")
+    print(latency_text.as_text(table, options.format), end="")
+
+
+def latencies(options: argparse.Namespace) -> pd.DataFrame:
+    subjects = latency.subjects(
+        options.runs,
+        options.model,
+        options.width,
+        folder=options.models,
+        size=options.size,
+        lowered_strides=options.lowered_strides,
+    )
+    if options.peers:
+        subjects += latency.theirs(options.model or networks.MODELS, options.size, options.lowered_strides)
+    return latency.compare(
         subjects,
-        batches=options.batch,
+        runtimes=list(runtimes.RUNTIMES) if "all" in options.runtime else options.runtime,
+        batches=options.batch or [1, 64],
         threads=options.counts,
         devices=latency.devices(options.device),
         size=options.size,
         seconds=options.seconds,
     )
-    if options.out:
-        with store.replacing(options.out) as temporary:
-            temporary.write_text(latency_text.as_text(table, "csv"), encoding="utf-8")
-    print(latency_text.as_text(table, options.format), end="")
+
+
+def training_speeds(options: argparse.Namespace) -> pd.DataFrame:
+    from mnv3lib import training_speed  # nothing else needs it
+
+    if options.runs or options.peers or options.size != 32 or len(options.batch or []) > 1:
+        options.usage_error("--training takes --model, --width, one --batch, --threads, --seconds, --format and --out")
+    pairs = training_speed.NETWORKS
+    if options.model or options.width:
+        pairs = [(one, width) for one in options.model or ["v3_small", "v3_large"] for width in options.width or [1.0]]
+    tables = [
+        training_speed.compare(
+            one, width, batch_size=(options.batch or [128])[0], threads=count, seconds=options.seconds
+        )
+        for one, width in pairs
+        for count in options.counts or [None]
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def note(line: str) -> None:

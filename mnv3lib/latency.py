@@ -1,186 +1,70 @@
-"""How long a call takes: named contestants measured in rounds, and the networks of this package as contestants.
-
-What spoils such tables elsewhere is settled here: warm-up, eval and inference mode, the number of threads, waiting for
-the GPU, and denormal numbers (see `settle`).
-"""
+"""How long the networks take to answer: which are compared, on which runtime and device, and the table of it."""
 
 import dataclasses
-import gc
-import random
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import nn
-from tqdm import tqdm
 
-from mnv3lib import cost, provenance, store
+from mnv3lib import cost, peers, provenance, store
 from mnv3lib.errors import InputError, choose
 from mnv3lib.networks import MODELS, Architecture, MobileNet
+from mnv3lib.runtimes import ANYWHERE, RUNTIMES, Runner, int8_instructions
+from mnv3lib.timing import measure, random_images
 from mnv3lib.training import default_device, keep_memory
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
-ROUNDS = 5
-NOISY = 0.15  # interquartile range over median
-
-
-def now() -> float:
-    """Seconds, once a GPU that is in use has done all it was asked to; torch.utils.benchmark's clock does the same."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def measure(
-    contestants: Mapping[str, Callable[[], object]],
-    *,
-    threads: int | None = None,
-    seconds: float = 1.0,
-    rounds: int = ROUNDS,
-    clock: Callable[[], float] = now,
-    title: str = "measuring",
-) -> pd.DataFrame:
-    """Time named callables against each other.
-
-    There are `rounds` rounds after one of warm-up. In each, every contestant has its turn, in an order that is
-    shuffled anew: it is called until `seconds` / `rounds` have gone by, and at least once. So a machine that slows
-    down or speeds up does so to all of them. Each is measured for about `seconds`, or for `rounds` calls if it is slow.
-
-    contestants: name to a callable without arguments; who makes it sees to eval and inference mode (`forward` does).
-    threads: of torch, while measuring (set back afterwards); None leaves them as they are.
-    clock: gives seconds.
-
-    Returns a row a contestant: name, threads, calls, median_ms, p25_ms, p75_ms, p90_ms (milliseconds a call), and
-    noisy, true where the interquartile range is wider than 15 % of the median. Raises InputError when there is nothing
-    to measure or no time for it.
-    """
-    if not contestants:
-        raise InputError("there is nothing to measure: name at least one contestant")
-    if not seconds > 0 or rounds < 1:
-        raise InputError(f"seconds {seconds!r}, rounds {rounds!r}: give a time above 0 and at least one round")
-    times = {name: [] for name in contestants}
-    order, shuffle = list(contestants), random.Random(0).shuffle
-    total = len(order) * (rounds + 1)
-    with (
-        steady(threads) as count,
-        tqdm(total=total, desc=title, leave=False, disable=not sys.stderr.isatty()) as bar,
-    ):
-        for number in range(rounds + 1):
-            shuffle(order)
-            for name in order:
-                taken = turn(contestants[name], seconds / rounds, clock)
-                if number > 0:
-                    times[name] += taken
-                bar.update()
-    return pd.DataFrame([{"name": name, "threads": count} | summary(taken) for name, taken in times.items()])
-
-
-@contextmanager
-def steady(threads: int | None):
-    """Within it, give torch `threads` threads and keep the garbage collector away; yields the number of threads."""
-    threads_before, collecting = torch.get_num_threads(), gc.isenabled()
-    try:
-        torch.set_num_threads(threads or threads_before)
-        gc.disable()
-        yield threads or threads_before
-    finally:
-        torch.set_num_threads(threads_before)
-        if collecting:
-            gc.enable()
-
-
-def turn(call: Callable[[], object], seconds: float, clock: Callable[[], float]) -> list[float]:
-    """Call until `seconds` have gone by, at least once; how long each call took, in seconds."""
-    times = []
-    start = end = clock()
-    while not times or end - start < seconds:
-        before = clock()
-        call()
-        end = clock()
-        times.append(end - before)
-    return times
-
-
-def summary(times: Sequence[float]) -> dict:
-    """Calls, median, quartiles and p90 in milliseconds, and whether they scatter too much; `times` in seconds."""
-    quantile = (1000 * pd.Series(times)).quantile
-    low, median, high = quantile(0.25), quantile(0.5), quantile(0.75)
-    return {
-        "calls": len(times),
-        "median_ms": median,
-        "p25_ms": low,
-        "p75_ms": high,
-        "p90_ms": quantile(0.9),
-        "noisy": bool(high - low > NOISY * median),
-    }
-
-
-def forward(network: nn.Module, images: torch.Tensor) -> Callable[[], torch.Tensor]:
-    """A contestant: one forward pass in eval and inference mode."""
-    network.eval()
-
-    @torch.inference_mode()
-    def call() -> torch.Tensor:
-        return network(images)
-
-    return call
-
-
-def forward_backward(network: nn.Module, images: torch.Tensor) -> Callable[[], None]:
-    """A contestant: a forward pass in train mode and the gradients of all weights and of `images`, thrown away.
-
-    The network is left in train mode, and its batch norms follow the images.
-    """
-    network.train().requires_grad_(True)
-    images = images.clone().requires_grad_(True)
-    wanted = [images, *network.parameters()]
-
-    def call() -> None:
-        output = network(images)
-        torch.autograd.grad(output, wanted, torch.ones_like(output))
-
-    return call
-
-
-def random_images(batch: int, size: int = 32, device: str | torch.device = "cpu") -> torch.Tensor:
-    """Normal noise [batch, 3, size, size] in channels_last, the same at every call: pixels do not change the speed."""
-    images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
-    return images.to(device, memory_format=torch.channels_last)
+AS_THEY_COME = ("eager", "channels_last")  # the runtimes that the networks of other libraries are measured on
 
 
 @dataclass
 class Subject:
-    """A network to be measured. `run`: where its weights come from, None if untrained; `top1`: that run's, percent."""
+    """A network to be measured.
 
-    network: MobileNet
+    run: where its weights come from, None if untrained. top1: that run's, in percent. library: whose code it is.
+    """
+
+    network: nn.Module
+    model: str
+    width: float
     run: str | None = None
     top1: float | None = None
+    library: str = "mnv3lib"
 
-    @property
-    def model(self) -> str:
-        return self.network.architecture.model
 
-    @property
-    def width(self) -> float:
-        return float(self.network.architecture.width)
+def ours(network: MobileNet, run: str | None = None, top1: float | None = None) -> Subject:
+    """A network of this package as a subject."""
+    return Subject(network, network.architecture.model, float(network.architecture.width), run, top1)
+
+
+def theirs(models: Sequence[str] = MODELS, size: int = 32, lowered_strides: int = 3) -> list[Subject]:
+    """torchvision's and timm's networks at width 1, as far as they have the `models`; see peers.build."""
+    chosen = [(library, model) for library, model in peers.NAMES if model in models]
+    return [
+        Subject(settle(peers.build(library, model, lowered_strides=lowered_strides), size), model, 1.0, library=library)
+        for library, model in chosen
+    ]
 
 
 def trained(folder: Path | None = None, runs: Sequence[str] | None = None) -> list[Subject]:
     """The runs called `runs`, else every run in `folder` that has weights. InputError if one cannot be read."""
     if runs is None:
         runs = [run for run in store.runs(folder) if (store.run_folder(run, folder) / store.WEIGHTS).is_file()]
-    return [Subject(store.load(run, folder), run, store.load_record(run, folder)["result"]["top1"]) for run in runs]
+    return [ours(store.load(run, folder), run, store.load_record(run, folder)["result"]["top1"]) for run in runs]
 
 
 def grid(
-    models: Sequence[str] = MODELS, widths: Sequence[float] = WIDTHS, known: Sequence[Subject] = (), size: int = 32
+    models: Sequence[str] = MODELS,
+    widths: Sequence[float] = WIDTHS,
+    known: Sequence[Subject] = (),
+    size: int = 32,
+    lowered_strides: int = 3,
 ) -> list[Subject]:
-    """Every model at every width, as it is for 32 px and 100 classes: out of `known` where it is there, else untrained.
+    """Every model at every width, for 100 classes: out of `known` where it is there, else untrained.
 
     Of several in `known` that are the same network, it takes the one with the shortest name, which is the usual recipe.
     """
@@ -188,9 +72,9 @@ def grid(
     subjects = []
     for model in models:
         for width in widths:
-            wanted = Architecture(model, width)
+            wanted = Architecture(model, width, lowered_strides=lowered_strides)
             same = (subject for subject in known if _shape(subject.network.architecture) == _shape(wanted))
-            subjects.append(next(same, None) or Subject(untrained(wanted, size)))
+            subjects.append(next(same, None) or ours(untrained(wanted, size)))
     return subjects
 
 
@@ -201,6 +85,7 @@ def subjects(
     *,
     folder: Path | None = None,
     size: int = 32,
+    lowered_strides: int = 3,
 ) -> list[Subject]:
     """What `mnv3 latency` measures: the named runs, and `models` at `widths` where one of these is given.
 
@@ -212,7 +97,7 @@ def subjects(
     if runs and not asked:
         return listed
     names = {subject.run for subject in listed}
-    wanted = grid(models or MODELS, widths or WIDTHS, every, size)
+    wanted = grid(models or MODELS, widths or WIDTHS, every, size, lowered_strides)
     return listed + [subject for subject in wanted if subject.run is None or subject.run not in names]
 
 
@@ -261,56 +146,121 @@ def devices(choice: str = "auto") -> list[str]:
 def compare(
     subjects: Sequence[Subject],
     *,
+    runtimes: Sequence[str] = ("channels_last",),
     batches: Sequence[int] = (1, 64),
     threads: Sequence[int] | None = None,
     devices: Sequence[str] = ("cpu",),
     size: int = 32,
-    seconds: float = 1.0,
+    seconds: float = 2.0,
 ) -> pd.DataFrame:
-    """Time a forward pass of each network, channels_last, for each device, number of threads and batch size.
+    """Time a forward pass of each network on each runtime, device and number of threads, with each batch size.
 
-    threads: default as many as torch uses now. On a GPU only the first number is measured.
+    threads: default as many as torch uses now. On a GPU only the first number is measured, and PyTorch's runtimes.
+    Networks of other libraries are measured as they come, eager and channels_last, if these are among the runtimes.
 
-    Returns a row a measurement: model, width, run and top1 (None where untrained), layers (convolutions and linear
-    ones), parameters, macs (of one image), size, device, batch, runtime, the columns of `measure` but the name, and
-    system, processor, torch and measured (the time, UTC). The contestants of one device, batch and number of threads
-    share their rounds.
+    Returns a row a measurement: model, width, library, run and top1 (None where untrained), layers (convolutions and
+    linear ones), parameters, macs (of one image), size, device, batch, runtime, the columns of `measure` but the name,
+    and system, processor, int8_instructions (see runtimes), torch, commit and measured (the time, UTC). The contestants
+    of one device, batch and number of threads share their rounds.
     """
+    for runtime in runtimes:
+        choose("runtime", runtime, RUNTIMES)
     keep_memory()
     threads = threads or (torch.get_num_threads(),)
-    facts = []
-    for subject in subjects:
-        layers = cost.layers(subject.network, size)
-        facts.append(
-            {
-                "model": subject.model,
-                "width": subject.width,
-                "run": subject.run,
-                "top1": subject.top1,
-                "layers": int((layers["kind"] != "batch norm").sum()),
-                "parameters": int(layers["parameters"].sum()),
-                "macs": int(layers["macs"].sum()),
-                "size": size,
-            }
-        )
+    facts = [_facts(subject, size) for subject in subjects]
+    runners = [Runner(subject.network, size) for subject in subjects]
     tables = []
     for device in devices:
         environment = provenance.environment(device)
-        networks = [subject.network.to(device, memory_format=torch.channels_last) for subject in subjects]
+        possible = [runtime for runtime in runtimes if device == "cpu" or runtime in ANYWHERE]
+        for subject in subjects:
+            subject.network.to(device)
         for count in threads[:1] if device == "cuda" else threads:
             for batch in batches:
                 images = random_images(batch, size, device)
-                contestants = {str(index): forward(network, images) for index, network in enumerate(networks)}
+                torch.compiler.reset()  # or the networks compiled before count against a limit
+                rows, contestants = [], {}
+                for fact, runner in zip(facts, runners, strict=True):
+                    for runtime in possible:
+                        if fact["library"] != "mnv3lib" and runtime not in AS_THEY_COME:
+                            continue
+                        contestants[str(len(rows))] = runner.contestant(runtime, images, count)
+                        rows.append(fact | {"device": device, "batch": batch, "runtime": runtime})
                 title = f"{device}, batch {batch}, threads {count}"
                 times = measure(contestants, threads=count, seconds=seconds, title=title).drop(columns="name")
-                how = {"device": device, "batch": batch, "runtime": "eager, channels_last"}
-                tables.append(pd.DataFrame(facts).assign(**how).join(times))
-                tables[-1] = tables[-1].assign(
-                    system=environment["system"],
-                    processor=environment["processor"] if device == "cpu" else environment["device"],
-                    torch=environment["torch"],
-                    measured=provenance.now(),
-                )
+                where = {
+                    "system": environment["system"],
+                    "processor": environment["processor"] if device == "cpu" else environment["device"],
+                    "int8_instructions": int8_instructions() if device == "cpu" else None,
+                    "torch": environment["torch"],
+                    "commit": provenance.commit(),
+                    "measured": provenance.now(),
+                }
+                tables.append(pd.DataFrame(rows).join(times).assign(**where))
         for subject in subjects:
             subject.network.to("cpu")
     return pd.concat(tables, ignore_index=True)
+
+
+def _facts(subject: Subject, size: int) -> dict:
+    layers = cost.layers(subject.network, size)
+    return {
+        "model": subject.model,
+        "width": subject.width,
+        "library": subject.library,
+        "run": subject.run,
+        "top1": subject.top1,
+        "layers": int((layers["kind"] != "batch norm").sum()),
+        "parameters": int(layers["parameters"].sum()),
+        "macs": int(layers["macs"].sum()),
+        "size": size,
+    }
+
+
+def file_name(table: pd.DataFrame) -> str:
+    """What the CSV of such a table is called: date, machine, threads, then pixels and runtimes, or training."""
+    machine = "+".join(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") for name in table["processor"].unique())
+    threads = "+".join(map(str, sorted(table["threads"].unique())))
+    how = "training"
+    if "runtime" in table:
+        used = list(dict.fromkeys(table["runtime"]))
+        how = f"{table['size'].iloc[0]}px_" + ("all-runtimes" if set(used) == set(RUNTIMES) else "+".join(used))
+    return f"{table['measured'].min()[:10]}_{machine}_{threads}-threads_{how}.csv"
+
+
+def relative(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of compare's table with `label`, and `ratio`, `low` and `high`: median and quartiles over the reference.
+
+    The reference is what most people run: the same network from torchvision (from timm where torchvision has none) in
+    PyTorch as it comes, with the same batch size, threads and input, of the same file. Rows without one are left out.
+    """
+    keys = ["file", "device", "threads", "batch", "size", "model", "width"]
+    table = table.assign(file=table.get("file", ""))
+    theirs = table[(table["runtime"] == "eager") & (table["library"] != "mnv3lib")]
+    theirs = theirs.sort_values("library", ascending=False).drop_duplicates(keys)  # torchvision before timm
+    both = table.merge(theirs[[*keys, "median_ms", "library"]], on=keys, suffixes=("", "_reference"))
+    unit = both["median_ms_reference"]
+    label = both["runtime"].where(both["library"] == "mnv3lib", both["library"] + ", " + both["runtime"])
+    return both.assign(
+        label=label, ratio=both["median_ms"] / unit, low=both["p25_ms"] / unit, high=both["p75_ms"] / unit
+    ).drop(columns="median_ms_reference")
+
+
+def recorded(folder: Path, kind: str = "latency") -> pd.DataFrame:
+    """All tables in `folder` that `mnv3 latency` wrote, one below the other; empty if there is none.
+
+    kind: latency (the columns of `compare`) or training (those of training_speed.compare). The column `file` tells
+    where a row is from. Raises InputError for a file that is neither.
+    """
+    column = {"latency": "runtime", "training": "loop"}
+    tables = []
+    for path in sorted(Path(folder).glob("*.csv")):
+        try:
+            table = pd.read_csv(path).assign(file=path.name)
+            table[["model", "width", "batch", "threads", "processor", "measured"]]
+            found = next(name for name, its in column.items() if its in table)
+        except (ValueError, KeyError, StopIteration):
+            raise InputError(f"{path} is no table that mnv3 latency wrote: move it away") from None
+        if found == kind:
+            tables.append(table)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()

@@ -1,9 +1,10 @@
 """What latencies say, in words and as text; each sentence follows the numbers, and says so where they are too noisy."""
 
+import numpy as np
 import pandas as pd
 
 from mnv3lib import profiling
-from mnv3lib.latency import NOISY
+from mnv3lib.timing import NOISY
 
 NAMES = {"v1": "V1", "v2": "V2", "v3_small": "V3 Small", "v3_large": "V3 Large"}
 
@@ -14,11 +15,10 @@ def as_text(table: pd.DataFrame, how: str) -> str:
         return table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     if how == "json":
         return table.to_json(orient="records", indent=2, double_precision=6) + "\n"
-    lines = [
-        f"{', '.join(table['processor'].unique())}; torch {table['torch'][0]}; {table['runtime'][0]}; "
-        f"{table['size'][0]} px; {table['measured'].max()}; milliseconds",
-        readable(table).to_string(index=False),
-    ]
+    about = f"{', '.join(table['processor'].unique())}; torch {table['torch'][0]}; {table['measured'].max()}"
+    if "images_per_second" in table:
+        return f"{about}; images a second in training\n{training(table).to_string(index=False)}\n"
+    lines = [f"{about}; {table['size'][0]} px; milliseconds", readable(table).to_string(index=False)]
     if table["noisy"].any():
         lines.append(noise(table))
     return "\n".join(lines) + "\n"
@@ -27,12 +27,21 @@ def as_text(table: pd.DataFrame, how: str) -> str:
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of latency.compare's table that a reader needs, as text."""
     shown = table[["model", "width"]].copy()
-    shown["weights"] = table["run"].fillna("untrained")
+    shown["weights"] = table["run"].fillna("untrained").where(table["library"] == "mnv3lib", table["library"])
     shown["MMACs"] = (table["macs"] / 1e6).map("{:.1f}".format)
-    shown[["device", "threads", "batch", "calls"]] = table[["device", "threads", "batch", "calls"]]
+    names = ["device", "threads", "batch", "runtime", "calls"]
+    shown[names] = table[names]
     for name in ("median", "p25", "p75", "p90"):
         shown[name] = table[f"{name}_ms"].map(lambda value: ms(value).removesuffix(" ms"))
     return shown.assign(noisy=table["noisy"].map({True: "noisy", False: ""}))
+
+
+def training(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of training_speed.compare's table that a reader needs, as text."""
+    shown = table[["model", "width", "loop", "batch", "threads"]].copy()
+    shown["images/s"] = table["images_per_second"].map("{:.1f}".format)
+    shown["low–high"] = table["low"].map("{:.1f}".format) + "–" + table["high"].map("{:.1f}".format)
+    return shown.assign(times=table["times"].map("{:.2f}".format))
 
 
 def noise(table: pd.DataFrame) -> str:
@@ -118,6 +127,45 @@ def prices(table: pd.DataFrame) -> list[str]:
             f"with a typical error of {100 * error:.0f} %. The layers' price is {ends[0]} and {ends[1]}."
         )
     return sentences
+
+
+def at_equal(table: pd.DataFrame, column: str) -> list[str]:
+    """How long V2 and V1 take at the MACs, or the top-1, of each V3 network: a sentence a device, batch and network.
+
+    column: macs or top1. The time of V2 and V1 is interpolated between their widths (logarithmically, of MACs too); a
+    version that has no networks on both sides is not spoken of.
+    """
+    sentences = []
+    for (device, batch), group in table.dropna(subset=[column]).groupby(["device", "batch"], sort=False):
+        for row in group[group["model"].str.startswith("v3")].sort_values(column).itertuples():
+            parts = []
+            for model in ("v2", "v1"):
+                line = group[group["model"] == model].groupby(column)["median_ms"].min()
+                spots = np.log(line.index) if column == "macs" else line.index
+                here = np.log(row.macs) if column == "macs" else row.top1
+                if len(line) > 1 and spots.min() <= here <= spots.max():
+                    time = np.exp(np.interp(here, spots, np.log(line)))
+                    parts.append(f"{short(model)} takes {time / row.median_ms:.2f} times as long")
+            if parts:
+                what = f"{row.macs / 1e6:.0f} million MACs" if column == "macs" else f"a top-1 of {row.top1:.1f} %"
+                sentences.append(f"{place(device)}, batch {batch}, at {what} ({title(row)}): {', '.join(parts)}.")
+    return sentences
+
+
+def ratios(relative: pd.DataFrame, label: str, reference: str | None = None) -> str:
+    """The least and the largest ratio of a contestant over the models, by batch: "0.31–0.42 at batch 1, ...".
+
+    relative: latency.relative's. reference: a label to divide by instead of what that table is relative to.
+    """
+    parts = []
+    for batch, rows in relative.groupby("batch"):
+        found = rows[rows["label"] == label].set_index("model")["ratio"]
+        if reference:
+            found = (found / rows[rows["label"] == reference].set_index("model")["ratio"]).dropna()
+        if len(found):
+            span = f"{found.min():.2f}" if len(found) == 1 else f"{found.min():.2f}–{found.max():.2f}"
+            parts.append(f"{span} at batch {batch}")
+    return ", ".join(parts) or "not measured"
 
 
 def front(table: pd.DataFrame) -> pd.DataFrame:

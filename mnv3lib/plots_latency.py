@@ -124,6 +124,37 @@ def bars(tables: dict[str, pd.DataFrame], reference: str, title: str) -> Figure:
     return figure
 
 
+def by_runtime(relative: pd.DataFrame, title: str) -> Figure:
+    """Times relative to the reference, a row a runtime or library, a mark a model, a panel a batch size.
+
+    relative: rows of latency.relative, all of one machine and number of threads.
+    """
+    labels = list(dict.fromkeys(relative["label"]))
+    batches = sorted(relative["batch"].unique())
+    figure, panels = plt.subplots(
+        1, len(batches), figsize=(4.5 * len(batches), 0.36 * len(labels) + 1.8), sharey=True, squeeze=False
+    )
+    for axes, batch in zip(panels[0], batches, strict=True):
+        rows = relative[relative["batch"] == batch]
+        for offset, (model, group) in enumerate(rows.groupby("model", sort=False)):
+            spots = [labels.index(label) + 0.16 * (offset - 1.5) for label in group["label"]]
+            spread = [group["ratio"] - group["low"], group["high"] - group["ratio"]]
+            axes.errorbar(group["ratio"], spots, xerr=spread, ls="none", ms=5, capsize=2, lw=1, **MODEL_STYLE[model])
+        axes.axvline(1, color="0.4", lw=1, ls="--")
+        axes.set(title=f"batch {batch}", xlabel="time over the reference's")
+        axes.title.set_size(9)
+        _log(axes.xaxis)
+        axes.grid(axis="y", visible=False)
+        for index in range(0, len(labels), 2):
+            axes.axhspan(index - 0.5, index + 0.5, color="0.95", zorder=0, lw=0)
+    panels[0][0].set_yticks(range(len(labels)), labels)
+    panels[0][0].set_ylim(len(labels) - 0.5, -0.5)
+    handles, names = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=8)
+    _title(figure, title)
+    return figure
+
+
 def shares(table: pd.DataFrame, title: str) -> Figure:
     """Percentages by kind of layer: `table` has a row a kind and a column each of what is shared out."""
     figure, axes = plt.subplots(figsize=(7.5, 0.2 * table.size + 1.2))

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -11,8 +12,9 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mnv3lib import cost
-from mnv3lib.blocks import ComposedHardswish, SqueezeExcitation
-from mnv3lib.latency import ROUNDS, forward, now, steady, turn
+from mnv3lib.blocks import ComposedHardswish, ConvNormActivation, SqueezeExcitation
+from mnv3lib.errors import InputError
+from mnv3lib.timing import ROUNDS, forward, now, steady, turn
 
 HARD_SWISH = (nn.Hardswish, ComposedHardswish)
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, *HARD_SWISH)
@@ -27,6 +29,29 @@ def fold(network: nn.Module) -> nn.Module:
                 sequence.add_module(name, fuse_conv_bn_eval(layer, norm))
                 sequence.add_module(norm_name, nn.Identity())
     return folded
+
+
+def original_last_stage(network: nn.Module) -> nn.Module:
+    """A copy of a V3 network that ends as V2 does (V3 paper, figure 5, above), with fresh weights in what is changed.
+
+    The expansion to the penultimate layer's channels is made on the whole map, after one more depthwise and projection
+    layer; the paper's redesign makes it after the pooling and drops those layers (section 5.1).
+    """
+    changed = copy.deepcopy(network)
+    last, head = changed.features[-1], changed.classifier
+    if not changed.architecture.model.startswith("v3") or not isinstance(head[0], nn.Linear):
+        raise InputError("the last stage was redesigned in V3: choose v3_small or v3_large with its penultimate layer")
+    inputs, expanded, wide = last[0].in_channels, last[0].out_channels, head[0].out_features
+    norm = partial(nn.BatchNorm2d, eps=last[1].eps, momentum=last[1].momentum)
+    layer = partial(ConvNormActivation, norm=norm, nonlinearity="hard_swish")
+    changed.features[-1] = nn.Sequential(
+        last,
+        layer(expanded, expanded, 3, groups=expanded),
+        ConvNormActivation(expanded, 2 * inputs, 1, norm=norm, nonlinearity=None),
+        layer(2 * inputs, wide, 1),
+    )
+    changed.classifier = head[2:]  # without the linear layer and its activation
+    return changed
 
 
 def layer_times(

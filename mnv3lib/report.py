@@ -236,11 +236,12 @@ def _css() -> str:
 
 
 def inputs(notebooks: Path = ROOT / "notebooks", models: Path | None = None) -> dict[str, str]:
-    """SHA-256 of all that the report is made from: notebooks, their parameters and the records of all runs."""
+    """SHA-256 of all that the report is made from: notebooks, their parameters, records of runs, recorded latencies."""
     models = models or store.models_folder()
     paths = [page.path for page in pages(notebooks)] + [notebooks / PARAMETERS]
     paths += [store.run_folder(run, models) / store.RECORD for run in store.runs(models)]
     paths += (notebooks.parent / "results").glob(f"*/*/{store.RECORD}")
+    paths += (notebooks.parent / "results").glob("latency/*.csv")
     return {f"{path.parent.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from mnv3lib import cost, latency, latency_text, networks, profiling, recipe, store
+from mnv3lib import cost, latency, latency_text, networks, profiling, recipe, store, timing
 from mnv3lib.__main__ import main
 from mnv3lib.errors import InputError
 
@@ -39,7 +39,7 @@ def forever(value: float):
 def test_summary_is_of_the_calls_after_the_warm_up():
     clock = Clock()
     durations = [9.0, *(value / 1000 for value in (10, 20, 30, 40, 50))]
-    row = latency.measure({"a": clock.contestant("a", durations)}, seconds=0.01, clock=clock).iloc[0]
+    row = timing.measure({"a": clock.contestant("a", durations)}, seconds=0.01, clock=clock).iloc[0]
     assert row["calls"] == 5
     assert row[["median_ms", "p25_ms", "p75_ms", "p90_ms"]].tolist() == pytest.approx([30, 20, 40, 46])
     assert row["noisy"]
@@ -47,7 +47,7 @@ def test_summary_is_of_the_calls_after_the_warm_up():
 
 def test_a_steady_contestant_is_not_noisy():
     clock = Clock()
-    table = latency.measure({"a": clock.contestant("a", forever(0.125))}, seconds=5, clock=clock)
+    table = timing.measure({"a": clock.contestant("a", forever(0.125))}, seconds=5, clock=clock)
     assert table["calls"].item() == 40
     assert table["median_ms"].item() == 125
     assert not table["noisy"].item()
@@ -55,14 +55,14 @@ def test_a_steady_contestant_is_not_noisy():
 
 @pytest.mark.parametrize(("spread", "noisy"), [(0.02, False), (0.2, True)])
 def test_noisy_says_that_the_interquartile_range_is_wide(spread, noisy):
-    row = latency.summary([1 - spread, 1 - spread / 2, 1, 1 + spread / 2, 1 + spread])
+    row = timing.summary([1 - spread, 1 - spread / 2, 1, 1 + spread / 2, 1 + spread])
     assert row["noisy"] is noisy
 
 
 def test_contestants_take_turns():
     clock = Clock()
     contestants = {name: clock.contestant(name, forever(1.0)) for name in "abc"}
-    latency.measure(contestants, seconds=0.1, rounds=4, clock=clock)
+    timing.measure(contestants, seconds=0.1, rounds=4, clock=clock)
     rounds = ["".join(clock.calls[start : start + 3]) for start in range(0, len(clock.calls), 3)]
     assert len(rounds) == 5
     assert all(sorted(one) == ["a", "b", "c"] for one in rounds)
@@ -77,20 +77,20 @@ def test_a_machine_that_slows_down_slows_all_down():
             yield work * (1 + clock.time / 100)
 
     contestants = {name: clock.contestant(name, slowing(work)) for name, work in {"a": 0.1, "b": 0.2}.items()}
-    table = latency.measure(contestants, seconds=20, rounds=10, clock=clock).set_index("name")
+    table = timing.measure(contestants, seconds=20, rounds=10, clock=clock).set_index("name")
     assert table["median_ms"]["b"] / table["median_ms"]["a"] == pytest.approx(2, rel=0.1)
 
 
 def test_a_known_sleep_is_measured():
-    row = latency.measure({"sleep": lambda: time.sleep(0.01)}, seconds=0.1).iloc[0]
+    row = timing.measure({"sleep": lambda: time.sleep(0.01)}, seconds=0.1).iloc[0]
     assert 10 <= row["median_ms"] < 60  # a busy machine wakes late, never early
-    assert row["calls"] >= latency.ROUNDS
+    assert row["calls"] >= timing.ROUNDS
 
 
 def test_threads_are_as_told_and_set_back():
     before = torch.get_num_threads()
     seen = []
-    table = latency.measure({"a": lambda: seen.append(torch.get_num_threads())}, threads=before + 1, seconds=0.01)
+    table = timing.measure({"a": lambda: seen.append(torch.get_num_threads())}, threads=before + 1, seconds=0.01)
     assert set(seen) == {before + 1}
     assert table["threads"].item() == before + 1
     assert torch.get_num_threads() == before
@@ -99,22 +99,22 @@ def test_threads_are_as_told_and_set_back():
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        latency.measure({"a": broken}, threads=before + 1, seconds=0.01)
+        timing.measure({"a": broken}, threads=before + 1, seconds=0.01)
     assert torch.get_num_threads() == before
 
 
 def test_nothing_to_measure_is_one_clear_line():
     with pytest.raises(InputError, match="contestant"):
-        latency.measure({})
+        timing.measure({})
     for seconds in (0, -1, float("nan")):
         with pytest.raises(InputError, match="seconds"):
-            latency.measure({"a": print}, seconds=seconds)
+            timing.measure({"a": print}, seconds=seconds)
 
 
 def test_forward_is_in_eval_and_inference_mode():
     network = networks.build("v3_small", 0.25).train()
     statistics = network.features[0][1].running_mean.clone()
-    output = latency.forward(network, latency.random_images(2))()
+    output = timing.forward(network, timing.random_images(2))()
     assert output.is_inference()
     assert not network.training
     assert torch.equal(statistics, network.features[0][1].running_mean)
@@ -128,7 +128,7 @@ def test_untrained_networks_have_no_denormal_activations():
         for module in network.modules():
             if isinstance(module, torch.nn.Conv2d | torch.nn.BatchNorm2d):
                 module.register_forward_hook(lambda *arguments, to=outputs: to.append(arguments[2].clone()))
-        latency.forward(network, latency.random_images(1))()
+        timing.forward(network, timing.random_images(1))()
         assert not any(((output != 0) & (output.abs() < tiny)).any() for output in outputs)
         assert 0.01 < min(output.std() for output in outputs) <= max(output.std() for output in outputs) < 100
 
@@ -198,7 +198,7 @@ def test_compare_says_what_was_measured(models):
     assert table["batch"].tolist() == [1, 1, 2, 2]
     assert table["run"].isna().tolist() == [False, True] * 2
     assert set(table["threads"]) == {1}
-    assert set(table["runtime"]) == {"eager, channels_last"}
+    assert set(table["runtime"]) == {"channels_last"}
     assert table["macs"][0] == cost.totals(networks.build("v3_small", 0.25))[1]
     assert (table["median_ms"] > 0).all()
     assert {"processor", "torch", "system", "measured", "noisy"} <= set(table)
@@ -207,17 +207,17 @@ def test_compare_says_what_was_measured(models):
 @pytest.mark.parametrize("model", networks.MODELS)
 def test_folding_batch_norm_keeps_the_answers(model):
     network = latency.untrained(networks.Architecture(model, 0.25))
-    images = latency.random_images(2)
+    images = timing.random_images(2)
     folded = profiling.fold(network)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
     torch.testing.assert_close(
-        latency.forward(folded, images)(), latency.forward(network, images)(), rtol=1e-4, atol=1e-4
+        timing.forward(folded, images)(), timing.forward(network, images)(), rtol=1e-4, atol=1e-4
     )
 
 
 def test_layer_times_cover_every_layer_once():
     network = latency.untrained(networks.Architecture("v3_small", 0.25))
-    table = profiling.layer_times(network, latency.random_images(1), threads=1, seconds=0.05)
+    table = profiling.layer_times(network, timing.random_images(1), threads=1, seconds=0.05)
     assert table["layer"].is_unique
     assert table["kind"].iloc[-1] == "rest"
     assert table["macs"].sum() == cost.totals(network)[1]

@@ -1,0 +1,153 @@
+"""How long a call takes: named contestants measured in rounds.
+
+What spoils such tables elsewhere is settled here: warm-up, eval and inference mode, the number of threads, waiting for
+the GPU, and a machine that speeds up and slows down.
+"""
+
+import gc
+import math
+import random
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+
+import pandas as pd
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from mnv3lib.errors import InputError
+
+ROUNDS = 5
+NOISY = 0.15  # interquartile range over median
+
+
+def now() -> float:
+    """Seconds, once a GPU that is in use has done all it was asked to; torch.utils.benchmark's clock does the same."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def measure(
+    contestants: Mapping[str, Callable[[], object]],
+    *,
+    threads: int | None = None,
+    seconds: float = 2.0,
+    calls: int = 200,
+    rounds: int = ROUNDS,
+    clock: Callable[[], float] = now,
+    title: str = "measuring",
+) -> pd.DataFrame:
+    """Time named callables against each other.
+
+    There are `rounds` rounds after one of warm-up. In each, every contestant has its turn, in an order that is
+    shuffled anew: it is called until its share of `seconds` has gone by or it has had its share of `calls`, and at
+    least once. So a machine that slows down or speeds up does so to all of them, and each is measured for two seconds
+    or more, or by 200 calls, unless told otherwise.
+
+    contestants: name to a callable without arguments; who makes it sees to eval and inference mode (`forward` does).
+    threads: of torch, while measuring (set back afterwards); None leaves them as they are.
+    clock: gives seconds.
+
+    Returns a row a contestant: name, threads, calls, median_ms, p25_ms, p75_ms, p90_ms (milliseconds a call), and
+    noisy, true where the interquartile range is wider than 15 % of the median. Raises InputError when there is nothing
+    to measure or no time for it.
+    """
+    if not contestants:
+        raise InputError("there is nothing to measure: name at least one contestant")
+    if not seconds > 0 or calls < 1 or rounds < 1:
+        raise InputError(
+            f"seconds {seconds!r}, calls {calls!r}, rounds {rounds!r}: give a time above 0, and at least one of each"
+        )
+    times = {name: [] for name in contestants}
+    order, shuffle = list(contestants), random.Random(0).shuffle
+    total = len(order) * (rounds + 1)
+    with (
+        steady(threads) as count,
+        tqdm(total=total, desc=title, leave=False, disable=not sys.stderr.isatty()) as bar,
+    ):
+        for number in range(rounds + 1):
+            shuffle(order)
+            for name in order:
+                taken = turn(contestants[name], seconds / rounds, clock, math.ceil(calls / rounds))
+                if number > 0:
+                    times[name] += taken
+                bar.update()
+    return pd.DataFrame([{"name": name, "threads": count} | summary(taken) for name, taken in times.items()])
+
+
+@contextmanager
+def steady(threads: int | None):
+    """Within it, give torch `threads` threads and keep the garbage collector away; yields the number of threads."""
+    threads_before, collecting = torch.get_num_threads(), gc.isenabled()
+    try:
+        torch.set_num_threads(threads or threads_before)
+        gc.disable()
+        yield threads or threads_before
+    finally:
+        torch.set_num_threads(threads_before)
+        if collecting:
+            gc.enable()
+
+
+def turn(
+    call: Callable[[], object], seconds: float, clock: Callable[[], float], calls: float = math.inf
+) -> list[float]:
+    """Call until `seconds` have gone by or `calls` times, at least once; how long each call took, in seconds."""
+    times = []
+    start = end = clock()
+    while not times or (end - start < seconds and len(times) < calls):
+        before = clock()
+        call()
+        end = clock()
+        times.append(end - before)
+    return times
+
+
+def summary(times: Sequence[float]) -> dict:
+    """Calls, median, quartiles and p90 in milliseconds, and whether they scatter too much; `times` in seconds."""
+    quantile = (1000 * pd.Series(times)).quantile
+    low, median, high = quantile(0.25), quantile(0.5), quantile(0.75)
+    return {
+        "calls": len(times),
+        "median_ms": median,
+        "p25_ms": low,
+        "p75_ms": high,
+        "p90_ms": quantile(0.9),
+        "noisy": bool(high - low > NOISY * median),
+    }
+
+
+def forward(network: nn.Module, images: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """A contestant: one forward pass in eval and inference mode."""
+    network.eval()
+
+    @torch.inference_mode()
+    def call() -> torch.Tensor:
+        return network(images)
+
+    return call
+
+
+def forward_backward(network: nn.Module, images: torch.Tensor) -> Callable[[], None]:
+    """A contestant: a forward pass in train mode and the gradients of all weights and of `images`, thrown away.
+
+    The network is left in train mode, and its batch norms follow the images.
+    """
+    network.train().requires_grad_(True)
+    images = images.clone().requires_grad_(True)
+    wanted = [images, *network.parameters()]
+
+    def call() -> None:
+        output = network(images)
+        torch.autograd.grad(output, wanted, torch.ones_like(output))
+
+    return call
+
+
+def random_images(batch: int, size: int = 32, device: str | torch.device = "cpu") -> torch.Tensor:
+    """Normal noise [batch, 3, size, size] in channels_last, the same at every call: pixels do not change the speed."""
+    images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return images.to(device, memory_format=torch.channels_last)

@@ -1,0 +1,219 @@
+"""Images a second in training: this package's loop beside a plain one, in turns, each in a process of its own.
+
+The plain loop is what one would write first: torchvision's network with the same strides lowered and torch's default
+layout, a DataLoader that augments PIL images one by one, SGD. The processes are separate since `keep_memory` and the
+threads hold for a whole process.
+"""
+
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from mnv3lib import optimizers, peers, provenance, recipe, training
+from mnv3lib.data import Split
+from mnv3lib.errors import InputError
+from mnv3lib.networks import MobileNet
+
+NETWORKS = (("v3_small", 0.25), ("v3_small", 1.0), ("v3_large", 1.0))
+LOOPS = {
+    "mnv3lib": "this package's loop",
+    "plain": "plain loop, images loaded in the training process",
+    "plain, 2 workers": "plain loop, images loaded by two workers",
+}
+MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+AHEAD = 5  # batches that two workers hold ready before a turn starts, which do not count
+
+
+def compare(
+    model: str,
+    width: float,
+    *,
+    batch_size: int = 128,
+    threads: int | None = None,
+    rounds: int = 5,
+    seconds: float = 5.0,
+) -> pd.DataFrame:
+    """Train one network with each of LOOPS in turns; the images are noise, as pixels do not change the speed.
+
+    After a round of warm-up there are `rounds`, in which every loop runs for about `seconds` and at least one step.
+    threads: of torch in each process (default: one a core).
+
+    Returns a row a loop: model, width, loop, batch, threads, parameters, images_per_second (median of the rounds),
+    low and high (the extremes), times (how many times as fast as the faster of the plain loops), system, processor,
+    torch, commit, measured. Raises InputError for a model that torchvision does not have.
+    """
+    made = recipe.make("modern", model=model, width=width, batch_size=batch_size)
+    if ("torchvision", model) not in peers.NAMES:
+        raise InputError(f"torchvision has no {model}, so there is no plain loop: choose v2, v3_small or v3_large")
+    threads = threads or os.cpu_count()
+    speeds = {loop: [] for loop in LOOPS}
+    quiet = not sys.stderr.isatty()
+    with (
+        _started(made, threads) as asked,
+        tqdm(total=len(LOOPS) * (rounds + 1), desc=f"{model} {width:g}", leave=False, disable=quiet) as bar,
+    ):
+        steps, parameters = dict.fromkeys(LOOPS, 1), {}
+        for number in range(rounds + 1):
+            for loop in LOOPS:
+                speed, parameters[loop] = asked(loop, steps[loop])
+                if number == 0:
+                    steps[loop] = max(1, round(speed * seconds / batch_size))
+                else:
+                    speeds[loop].append(speed)
+                bar.update()
+    environment = provenance.environment()
+    table = pd.DataFrame(
+        {
+            "model": model,
+            "width": width,
+            "loop": loop,
+            "batch": batch_size,
+            "threads": threads,
+            "parameters": parameters[loop],
+            "images_per_second": statistics.median(taken),
+            "low": min(taken),
+            "high": max(taken),
+        }
+        for loop, taken in speeds.items()
+    )
+    plain = table.loc[table["loop"] != "mnv3lib", "images_per_second"].max()
+    return table.assign(
+        times=table["images_per_second"] / plain,
+        **{name: environment[name] for name in ("system", "processor", "torch")},
+        commit=provenance.commit(),
+        measured=provenance.now(),
+    )
+
+
+@contextmanager
+def _started(made: recipe.Recipe, threads: int):
+    """A process a loop; yields a function that lets one of them train some steps: (loop, steps) to what it sends."""
+    context = multiprocessing.get_context("spawn")
+    processes, ends = [], {}
+    try:
+        for loop in LOOPS:
+            ends[loop], other = context.Pipe()
+            processes.append(context.Process(target=_work, args=(loop, made, threads, other)))
+            processes[-1].start()
+            other.close()
+
+        def ask(loop: str, steps: int) -> tuple[float, int]:
+            ends[loop].send(steps)
+            try:
+                return ends[loop].recv()
+            except EOFError:
+                raise RuntimeError(f"the process of the loop {loop!r} ended early: see its message above") from None
+
+        yield ask
+    finally:
+        for end in ends.values():
+            end.close()
+        for process in processes:
+            process.join(timeout=10)
+            if process.is_alive():
+                process.terminate()
+
+
+def _work(loop: str, made: recipe.Recipe, threads: int, end) -> None:
+    """In the child: for each number of steps received, send (images a second, parameters) until the pipe is closed."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    speed = _ours(made) if loop == "mnv3lib" else _plain(made, 2 if "workers" in loop else 0)
+    next(speed)
+    while True:
+        try:
+            steps = end.recv()
+        except EOFError:
+            return
+        end.send(speed.send(steps))
+
+
+def _noise(images: int) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    return generator.integers(0, 256, (images, 32, 32, 3), np.uint8), generator.integers(0, 100, images)
+
+
+def _ours(made: recipe.Recipe) -> Iterator:
+    """A generator that is sent steps and yields (images a second, parameters) of this package's loop."""
+    training.keep_memory()
+    network = MobileNet(made.architecture).to(memory_format=torch.channels_last)
+    network.mean, network.std = MEAN, STD
+    several = optimizers.make(made, network)
+    result, epoch = None, 0
+    while True:
+        steps = yield result
+        images, labels = _noise(steps * made.batch_size)
+        row = training.train_epoch(
+            made, network, several, Split(torch.from_numpy(images), torch.from_numpy(labels)), epoch
+        )
+        epoch = (epoch + 1) % made.epochs
+        result = row["images_per_second"], sum(one.numel() for one in network.parameters())
+
+
+def _plain(made: recipe.Recipe, workers: int) -> Iterator:
+    """The same for the plain loop."""
+    from torchvision.models import get_model
+
+    network = get_model(peers.NAMES["torchvision", made.model], num_classes=100, width_mult=made.width)
+    peers.lower_strides(network, made.lowered_strides)
+    network.train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    batches = _endless(made.batch_size, workers)
+    result = None
+    while True:
+        steps = yield result
+        for step in range(AHEAD + steps if workers else steps):
+            if step == (AHEAD if workers else 0):
+                start = time.perf_counter()
+            images, labels = next(batches)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(network(images), labels)
+            loss.backward()
+            optimizer.step()
+        result = (
+            steps * made.batch_size / (time.perf_counter() - start),
+            sum(one.numel() for one in network.parameters()),
+        )
+
+
+def _endless(batch_size: int, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    from torch.utils.data import DataLoader
+    from torchvision import transforms
+
+    transform = transforms.Compose(
+        [
+            transforms.RandomCrop(32, padding=4),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )
+    dataset = _Images(*_noise(50_000), transform)
+    loader = DataLoader(dataset, batch_size, shuffle=True, num_workers=workers, persistent_workers=bool(workers))
+    while True:
+        yield from loader
+
+
+class _Images(torch.utils.data.Dataset):
+    """Arrays as torchvision's CIFAR100 serves them: one PIL image at a time."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, transform):
+        self.images, self.labels, self.transform = images, labels, transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int):
+        from PIL import Image
+
+        return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])

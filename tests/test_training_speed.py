@@ -1,0 +1,70 @@
+"""The benchmark of the training loops: what it counts, and that each loop really trains."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from mnv3lib import latency, recipe, training_speed
+from mnv3lib.__main__ import main
+from mnv3lib.errors import InputError
+
+
+def test_ratios_are_to_the_faster_plain_loop_and_the_warm_up_does_not_count(monkeypatch):
+    asked = []
+    speeds = {
+        "mnv3lib": iter([999, 30, 60, 40]),
+        "plain": iter([128, 10, 12, 11]),
+        "plain, 2 workers": iter([256, 20, 22, 18]),
+    }
+
+    @contextmanager
+    def started(made, threads):
+        def ask(loop, steps):
+            asked.append((loop, steps))
+            return next(speeds[loop]), 7
+
+        yield ask
+
+    monkeypatch.setattr(training_speed, "_started", started)
+    table = training_speed.compare("v3_small", 0.25, rounds=3, seconds=4, threads=2).set_index("loop")
+    assert table["images_per_second"].to_dict() == {"mnv3lib": 40, "plain": 11, "plain, 2 workers": 20}
+    assert table["times"]["mnv3lib"] == 2
+    assert table.loc["mnv3lib", ["low", "high"]].tolist() == [30, 60]
+    assert dict(asked) == {"mnv3lib": 31, "plain": 4, "plain, 2 workers": 8}  # four seconds' worth of batches of 128
+    assert [loop for loop, _ in asked[:3]] == list(training_speed.LOOPS)
+    assert latency.file_name(table.reset_index()).endswith("_2-threads_training.csv")
+
+
+@pytest.mark.parametrize("loop", ["_ours", "_plain"])
+def test_each_loop_trains(loop, monkeypatch):
+    stepped = []
+    before = torch.optim.SGD.step
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self, *args: stepped.append(before(self, *args)))
+    made = recipe.make(model="v3_small", width=0.25, batch_size=4)
+    running = getattr(training_speed, loop)(*([made] if loop == "_ours" else [made, 0]))
+    next(running)
+    speed, parameters = running.send(2)
+    assert speed > 0
+    assert parameters > 100_000
+    assert len(stepped) == 2
+    speed, _ = running.send(1)
+    assert len(stepped) == 3
+    running.close()
+
+
+def test_command_line_in_real_processes(capsys, tmp_path):
+    arguments = ["--model", "small", "--width", "0.25", "--batch", "4", "--threads", "1", "--seconds", "0.01"]
+    assert main(["latency", "--training", *arguments, "--out", str(tmp_path / "speed.csv")]) == 0
+    text = capsys.readouterr().out
+    for loop in training_speed.LOOPS:
+        assert loop in text
+    assert len((tmp_path / "speed.csv").read_text().splitlines()) == 1 + len(training_speed.LOOPS)
+
+
+def test_what_cannot_be_compared(capsys):
+    with pytest.raises(InputError, match="v1"):
+        training_speed.compare("v1", 1.0)
+    with pytest.raises(SystemExit):
+        main(["latency", "--training", "--peers"])
+    assert "--training takes" in capsys.readouterr().err
