@@ -287,3 +287,59 @@ def test_prices_are_found_again():
 def test_front_keeps_what_nobody_beats():
     table = measured(a=1.0, b=2.0, c=3.0, d=4.0).assign(top1=[60.0, 59.0, 65.0, None])
     assert latency_text.front(table)["name"].tolist() == ["a", "c"]
+
+
+def test_at_equal_macs_the_time_is_interpolated_between_widths():
+    table = pd.DataFrame(
+        {
+            "model": ["v2", "v2", "v1", "v3_small"],
+            "width": [0.5, 1.0, 1.0, 1.0],
+            "macs": [1e6, 4e6, 9e6, 2e6],
+            "top1": [50.0, 60.0, 70.0, 55.0],
+            "median_ms": [1.0, 4.0, 5.0, 1.0],
+            "device": "cpu",
+            "batch": 1,
+        }
+    )
+    (sentence,) = latency_text.at_equal(table, "macs")
+    assert "at 2 million MACs (V3 Small 1): V2 takes 2.00 times as long." in sentence  # V1 has but one network
+    (sentence,) = latency_text.at_equal(table, "top1")
+    assert "a top-1 of 55.0 % (V3 Small 1): V2 takes 2.00 times as long." in sentence
+    assert latency_text.at_equal(table.assign(macs=[1e6, 1.5e6, 9e6, 2e6]), "macs") == []
+
+
+def test_relative_is_to_torchvision_else_to_timm_and_within_one_file():
+    rows = [
+        ("a", "v1", "mnv3lib", "eager", 2.0),
+        ("a", "v1", "timm", "eager", 4.0),
+        ("a", "v2", "mnv3lib", "onnxruntime", 3.0),
+        ("a", "v2", "torchvision", "eager", 6.0),
+        ("a", "v2", "timm", "eager", 12.0),
+        ("b", "v2", "mnv3lib", "eager", 1.0),
+    ]
+    table = pd.DataFrame(rows, columns=["file", "model", "library", "runtime", "median_ms"])
+    table = table.assign(p25_ms=table["median_ms"] / 2, p75_ms=2 * table["median_ms"])
+    found = latency.relative(table.assign(device="cpu", threads=1, batch=1, size=32, width=1.0))
+    ratio = found.set_index(["model", "label"])["ratio"].to_dict()
+    assert ratio == {
+        ("v1", "eager"): 0.5,
+        ("v1", "timm, eager"): 1.0,
+        ("v2", "onnxruntime"): 0.5,
+        ("v2", "torchvision, eager"): 1.0,
+        ("v2", "timm, eager"): 2.0,
+    }
+    assert found["low"].iloc[0] == 0.25
+    assert latency_text.ratios(found, "timm, eager") == "1.00–2.00 at batch 1"
+    assert latency_text.ratios(found, "onnxruntime", "timm, eager") == "0.25 at batch 1"
+    assert latency_text.ratios(found, "openvino") == "not measured"
+
+
+def test_the_redesigned_last_stage_saves_what_the_paper_says():
+    network = networks.build("v3_large", lowered_strides=0, num_classes=1000)
+    before = profiling.original_last_stage(network)
+    saved = cost.totals(before, 224)[1] - cost.totals(network, 224)[1]
+    assert saved == pytest.approx(30e6, rel=0.2)  # section 5.1: 30 million
+    latency.settle(before, 64)
+    assert timing.forward(before, timing.random_images(2, 64))().shape == (2, 1000)
+    with pytest.raises(InputError, match="V3"):
+        profiling.original_last_stage(networks.build("v2"))
