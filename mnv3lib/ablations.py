@@ -116,9 +116,18 @@ def find(made: Recipe, records: Iterable[dict]) -> list[dict]:
 
 
 def recorded(ours: Path | None = None, models: Path | None = None) -> list[dict]:
-    """The records of ablations in `ours` (default `folder()`), and of the trained models, which some compare with."""
+    """The records of ablations in `ours` (default `folder()`), and of the trained models, which some compare with.
+
+    A recipe with one seed counts once: made again it would come out the same.
+    """
     folders = [Path(ours or folder()), Path(models or store.models_folder())]
-    return [store.load_record(run, place) for place in folders for run in store.runs(place)]
+    records = [store.load_record(run, place) for place in folders for run in store.runs(place)]
+    return list({(_training(one), one["recipe"]["seed"]): one for one in reversed(records)}.values())[::-1]
+
+
+def _training(record: dict) -> str:
+    """What tells how a record's run was trained, but for the seed."""
+    return json.dumps(DEFAULTS | record["recipe"] | dict.fromkeys(NAMES), sort_keys=True)
 
 
 def results(records: Iterable[dict]) -> pd.DataFrame:
@@ -162,8 +171,7 @@ def seed_spread(records: Iterable[dict]) -> tuple[float, int]:
     """
     groups: dict[str, list[float]] = {}
     for record in records:
-        fields = DEFAULTS | record["recipe"] | dict.fromkeys(NAMES)
-        groups.setdefault(json.dumps(fields, sort_keys=True), []).append(record["result"]["top1"])
+        groups.setdefault(_training(record), []).append(record["result"]["top1"])
     freedom = sum(len(values) - 1 for values in groups.values())
     squares = sum(float(np.var(values)) * len(values) for values in groups.values())
     return (math.sqrt(squares / freedom) if freedom else math.nan), freedom

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from mnv3lib.data import BEYOND
 from mnv3lib.recipe import DEFAULTS, RECIPES
 
 # The base is `modern`. All are measured on the test set, as the earlier report's claims were: these are measurements of
@@ -24,9 +25,7 @@ class Axis:
     same_budget: bool = False
 
 
-def _beyond(**more) -> dict[str, dict]:
-    names = {"trivialaugment": "trivialaugment", "erasing": "random-erasing", "cutmix": "cutmix", "mixup": "mixup"}
-    return {shown: {"augmentation": name} | more for name, shown in names.items()}
+BEYOND_CROP_AND_FLIP = {name: {"augmentation": name} for name in BEYOND if name != "none"}
 
 
 AXES = {
@@ -101,10 +100,10 @@ AXES = {
     ),
     "augmentation": Axis(
         "What are random crops and flips worth, and does further augmentation help?",
-        {"none": {"crop": 0, "flip": "none"}, "flip": {"crop": 0}, "crop": {"flip": "none"}, **_beyond()},
+        {"none": {"crop": 0, "flip": "none"}, "flip": {"crop": 0}, "crop": {"flip": "none"}, **BEYOND_CROP_AND_FLIP},
     ),
     "augmentation-long": Axis(
-        "Does further augmentation help when there are twice the epochs?", _beyond(), {"epochs": 20}
+        "Does further augmentation help when there are twice the epochs?", BEYOND_CROP_AND_FLIP, {"epochs": 20}
     ),
     "penultimate": Axis(
         "Can the layer before the classifier be narrower, or go, when there are 100 classes and not 1000?",

@@ -1,0 +1,215 @@
+"""What the ablations say, in words: an answer an axis, and a verdict on each claim of the earlier report."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from mnv3lib import ablations
+from mnv3lib.axes import BEYOND_CROP_AND_FLIP
+from mnv3lib.latency_text import versus
+
+MARGIN = 1.0  # points of top-1; what is surely less counts as no difference
+HOLDS, FAILS, UNDECIDED, MISSING = "holds", "does not hold", "not decided", "not run yet"
+NAMES = {"v1": "V1", "v2": "V2", "v3_small": "V3 Small", "v3_large": "V3 Large"}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That the difference of `variants` to `against` (the base if empty), in points, lies between `low` and `high`.
+
+    every: whether for each of the variants, or for at least one.
+    """
+
+    text: str
+    axis: str
+    variants: tuple[str, ...]
+    low: float = -math.inf
+    high: float = math.inf
+    against: str = ""
+    every: bool = True
+
+
+CLAIMS = (
+    Claim("With the paper's strides accuracy is lower by tens of points", "strides", ("0-lowered",), high=-10),
+    Claim(
+        "SGD with momentum is more accurate than the V3 paper's set-up with RMSProp",
+        "optimizer",
+        ("original",),
+        low=0,
+        against="paper",
+    ),
+    Claim("L2 regularization makes no difference", "weight-decay", ("0",), -MARGIN, MARGIN),
+    Claim("Dropout makes no difference", "dropout", ("0.2",), -MARGIN, MARGIN),
+    Claim("Random crops and flips gain two points or more", "augmentation", ("none",), high=-2),
+    Claim("Further augmentation helps, at ten epochs", "augmentation", tuple(BEYOND_CROP_AND_FLIP), low=0, every=False),
+    Claim(
+        "Further augmentation helps, at twenty", "augmentation-long", tuple(BEYOND_CROP_AND_FLIP), low=0, every=False
+    ),
+    Claim("The penultimate layer can have a quarter of its channels at no loss", "penultimate", ("quarter",), -MARGIN),
+    Claim("The penultimate layer can go at no loss", "penultimate", ("none",), -MARGIN),
+    Claim(
+        "Kaiming normal makes no difference to torch's initialization", "initialization", ("torch",), -MARGIN, MARGIN
+    ),
+    Claim(
+        "Table 2's squeeze-excitation on Small's last 1x1 convolution, which the official code has not, is no loss to "
+        "leave out",
+        "squeeze-excitation",
+        ("last",),
+        high=MARGIN,
+    ),
+)
+
+
+def verdict(low: float, high: float) -> str:
+    """better, worse, alike (within MARGIN) or undecided: a variant whose difference has the interval [low, high]."""
+    if low > 0:
+        return "better"
+    if high < 0:
+        return "worse"
+    return "alike" if low > -MARGIN and high < MARGIN else "undecided"
+
+
+def answer(axis: str, rows: pd.DataFrame, spread: tuple[float, int]) -> str:
+    """The answer to the question of `axis` in words; `rows` are its rows of ablations.results, with their `spread`."""
+    left = [name for name in ablations.recipes(axis) if name not in set(rows["variant"])]
+    command = f"mnv3 sweep --ablation {axis}"
+    if rows.empty:
+        return f"**Not run yet.** `{command}` makes the runs."
+    kinds = {"better": [], "worse": [], "alike": [], "undecided": []}
+    fewest = math.inf
+    for row in rows[1:].itertuples():
+        kind = verdict(row.low, row.high)
+        kinds[kind].append(f"{row.variant} ({row.difference:+.2f}, {_seeds(row.seeds)})")
+        fewest = min(fewest, row.seeds) if kind == "undecided" else fewest
+    base = rows.iloc[0]
+    headings = {
+        "better": "Better than the base",
+        "worse": "Worse than the base",
+        "alike": f"Less than {MARGIN:g} point from the base, either way",
+        "undecided": "Not decided",
+    }
+    lines = [f"{headings[kind]}: {'; '.join(names)}." for kind, names in kinds.items() if names]
+    name = "The base" if base["variant"] == "base" else f"The base, {base['variant']},"
+    lines.insert(0, f"{name} has {base['top1']:.2f} % ({_seeds(base['seeds'])}).")
+    lines.append(certainty(spread))
+    if kinds["undecided"]:
+        lines[-1] += f" More seeds would decide more: `{command} --seed {fewest} {fewest + 1}`."
+    if left:
+        lines.append(f"Not run yet: {', '.join(left)}.")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def certainty(spread: tuple[float, int]) -> str:
+    """What the intervals rest on."""
+    deviation, freedom = spread
+    if not freedom:
+        return "No recipe was run with several seeds yet, so no difference can be told from chance."
+    return (
+        f"The 95 % intervals rest on a standard deviation between seeds of {deviation:.2f} points, estimated with "
+        f"{freedom} degree{'s' if freedom > 1 else ''} of freedom."
+    )
+
+
+def judge(claim: Claim, table: pd.DataFrame, spread: tuple[float, int]) -> dict:
+    """claim, verdict and evidence, from ablations.results and its estimate of the spread."""
+    rows = table[table["axis"] == claim.axis].set_index("variant")
+    outcomes, evidence = [], []
+    for name in claim.variants:
+        against = claim.against or (rows.index[0] if len(rows) else "")
+        if name not in rows.index or against not in rows.index:
+            outcomes.append(MISSING)
+            continue
+        one, other = rows.loc[name], rows.loc[against]
+        difference = one["top1"] - other["top1"]
+        half = ablations.reach(spread, one["seeds"], other["seeds"])
+        outcomes.append(_within(difference - half, difference + half, claim.low, claim.high))
+        evidence.append(
+            f"{name} against {against}: {_points(difference, half)} ({one['seeds']} and {other['seeds']} runs)"
+        )
+    return {"claim": claim.text, "verdict": _all(outcomes, claim.every), "evidence": "; ".join(evidence)}
+
+
+def judge_versions(models: pd.DataFrame, spread: tuple[float, int]) -> dict:
+    """As `judge`, that each version is more accurate than the one before; `models` is results.recorded's table.
+
+    Each model of the older version is set beside the most accurate of the newer that has no more MACs.
+    """
+    usual = models[(models["recipe"] == "modern") & (models["seed"] == 0)]
+    version = usual["model"].str[:2]
+    outcomes, evidence = [], []
+    for older, newer in (("v1", "v2"), ("v2", "v3")):
+        pairs = 0
+        for old in usual[version == older].itertuples():
+            lean = usual[(version == newer) & (usual["macs"] <= old.macs) & (usual["epochs"] == old.epochs)]
+            if lean.empty:
+                continue
+            new = lean.loc[lean["top1"].idxmax()]
+            difference, half = new["top1"] - old.top1, ablations.reach(spread, 1, 1)
+            outcomes.append(_within(difference - half, difference + half, 0, math.inf))
+            evidence.append(
+                f"{NAMES[new['model']]} {new['width']:g} ({new['macs'] / 1e6:.1f} M MACs) against {NAMES[old.model]} "
+                f"{old.width:g} ({old.macs / 1e6:.1f} M): {_points(difference, half)}"
+            )
+            pairs += 1
+        outcomes += [] if pairs else [MISSING]
+    return {
+        "claim": "V3 is more accurate than V2, and V2 than V1, at no more MACs",
+        "verdict": _all(outcomes, every=True),
+        "evidence": "; ".join(evidence),
+    }
+
+
+def judge_times(text: str, times: pd.DataFrame, fast: str, slow: str) -> dict:
+    """As `judge`, that contestant `fast` of latency.measure's table takes less time than `slow`."""
+    rows = times.set_index("name")
+    outcome = UNDECIDED  # the middle halves overlap
+    if rows["p75_ms"][fast] < rows["p25_ms"][slow]:
+        outcome = HOLDS
+    elif rows["p75_ms"][slow] < rows["p25_ms"][fast]:
+        outcome = FAILS
+    return {"claim": text, "verdict": outcome, "evidence": f"measured above: {versus(times, slow, fast)}"}
+
+
+def conclusion(verdicts: pd.DataFrame) -> str:
+    """How many claims hold, and which were decided."""
+    words = {HOLDS: "hold", FAILS: "do not hold", UNDECIDED: "are not decided", MISSING: "wait for their runs"}
+    counts = {verdict: int((verdicts["verdict"] == verdict).sum()) for verdict in words}
+    told = ", ".join(f"{count} {words[verdict]}" for verdict, count in counts.items() if count)
+    decided = [
+        f"{row.verdict.capitalize()}: {row.claim}." for row in verdicts.itertuples() if row.verdict in (HOLDS, FAILS)
+    ]
+    return "\n".join([f"Of {len(verdicts)} claims, {told}.", "", *(f"- {line}" for line in decided)])
+
+
+def claims(table: pd.DataFrame, models: pd.DataFrame, spread: tuple[float, int]) -> pd.DataFrame:
+    """A row a claim of the earlier report: claim, verdict, evidence."""
+    return pd.DataFrame([judge_versions(models, spread), *(judge(claim, table, spread) for claim in CLAIMS)])
+
+
+def _within(low: float, high: float, least: float, most: float) -> str:
+    """Whether what has the interval [low, high] lies between `least` and `most`."""
+    if low >= least and high <= most:
+        return HOLDS
+    return FAILS if high < least or low > most else UNDECIDED
+
+
+def _all(outcomes: Iterable[str], every: bool) -> str:
+    """The verdict on a claim about several differences: that each lies where it says, or that one does."""
+    outcomes = set(outcomes)
+    deciding, other = (FAILS, HOLDS) if every else (HOLDS, FAILS)
+    if deciding in outcomes:
+        return deciding
+    if outcomes in ({other}, {MISSING}):
+        return outcomes.pop()
+    return UNDECIDED
+
+
+def _points(difference: float, half: float) -> str:
+    interval = f", 95 % {difference - half:+.2f} to {difference + half:+.2f}" if not math.isnan(half) else ""
+    return f"{difference:+.2f} points{interval}"
+
+
+def _seeds(count: int) -> str:
+    return "1 seed" if count == 1 else f"{count} seeds"
