@@ -8,11 +8,10 @@ import pandas as pd
 
 from mnv3lib import ablations
 from mnv3lib.axes import BEYOND_CROP_AND_FLIP
-from mnv3lib.latency_text import versus
+from mnv3lib.latency_text import short, versus
 
 MARGIN = 1.0  # points of top-1; what is surely less counts as no difference
 HOLDS, FAILS, UNDECIDED, MISSING = "holds", "does not hold", "not decided", "not run yet"
-NAMES = {"v1": "V1", "v2": "V2", "v3_small": "V3 Small", "v3_large": "V3 Large"}
 
 
 @dataclass(frozen=True)
@@ -62,42 +61,48 @@ CLAIMS = (
 )
 
 
-def verdict(low: float, high: float) -> str:
-    """better, worse, alike (within MARGIN) or undecided: a variant whose difference has the interval [low, high]."""
-    if low > 0:
-        return "better"
-    if high < 0:
-        return "worse"
-    return "alike" if low > -MARGIN and high < MARGIN else "undecided"
+def verdict(difference: float, half: float, seeds: int, deviation: float) -> str:
+    """better, worse, alike (within MARGIN) or undecided: a variant `difference` points, give or take `half`, off.
+
+    seeds: the fewer of the two's; from one seed nothing follows where the difference is below the `deviation` of seeds.
+    """
+    if math.isnan(half) or (seeds == 1 and abs(difference) < deviation):
+        return "undecided"
+    if abs(difference) > half:
+        return "better" if difference > 0 else "worse"
+    return "alike" if abs(difference) + half < MARGIN else "undecided"
 
 
-def answer(axis: str, rows: pd.DataFrame, spread: tuple[float, int]) -> str:
-    """The answer to the question of `axis` in words; `rows` are its rows of ablations.results, with their `spread`."""
-    left = [name for name in ablations.recipes(axis) if name not in set(rows["variant"])]
+def answer(axis: str, table: pd.DataFrame, spread: tuple[float, int]) -> str:
+    """The answer to the question of `axis` in words, from ablations.results and its estimate of the spread."""
+    rows = table[table["axis"] == axis]
     command = f"mnv3 sweep --ablation {axis}"
     if rows.empty:
         return f"**Not run yet.** `{command}` makes the runs."
+    base, variants = rows.iloc[0], rows.iloc[1:]
     kinds = {"better": [], "worse": [], "alike": [], "undecided": []}
     fewest = math.inf
-    for row in rows[1:].itertuples():
-        kind = verdict(row.low, row.high)
+    for row in variants.itertuples():
+        kind = verdict(row.difference, row.high - row.difference, min(row.seeds, base["seeds"]), spread[0])
         kinds[kind].append(f"{row.variant} ({row.difference:+.2f}, {_seeds(row.seeds)})")
         fewest = min(fewest, row.seeds) if kind == "undecided" else fewest
-    base = rows.iloc[0]
     headings = {
         "better": "Better than the base",
         "worse": "Worse than the base",
         "alike": f"Less than {MARGIN:g} point from the base, either way",
         "undecided": "Not decided",
     }
-    lines = [f"{headings[kind]}: {'; '.join(names)}." for kind, names in kinds.items() if names]
     name = "The base" if base["variant"] == "base" else f"The base, {base['variant']},"
-    lines.insert(0, f"{name} has {base['top1']:.2f} % ({_seeds(base['seeds'])}).")
-    lines.append(certainty(spread))
+    lines = [f"{name} has {base['top1']:.2f} % ({_seeds(base['seeds'])})."]
+    lines += [f"{headings[kind]}: {'; '.join(names)}." for kind, names in kinds.items() if names]
     if kinds["undecided"]:
         lines[-1] += f" More seeds would decide more: `{command} --seed {fewest} {fewest + 1}`."
-    if left:
-        lines.append(f"Not run yet: {', '.join(left)}.")
+    left = [name for name in ablations.recipes(axis) if name not in set(rows["variant"])]
+    lines += [f"Not run yet: {', '.join(left)}."] if left else []
+    judged = [judge(claim, table, spread) for claim in CLAIMS if claim.axis == axis]
+    lines += [f"The earlier report: *{one['claim']}.* Here: **{one['verdict']}**." for one in judged]
+    if spread[1]:
+        lines.append(f"All at 95 %, with a standard deviation of {spread[0]:.2f} points between seeds.")
     return "\n".join(f"- {line}" for line in lines)
 
 
@@ -124,7 +129,8 @@ def judge(claim: Claim, table: pd.DataFrame, spread: tuple[float, int]) -> dict:
         one, other = rows.loc[name], rows.loc[against]
         difference = one["top1"] - other["top1"]
         half = ablations.reach(spread, one["seeds"], other["seeds"])
-        outcomes.append(_within(difference - half, difference + half, claim.low, claim.high))
+        alone = min(one["seeds"], other["seeds"]) == 1 and abs(difference) < spread[0]
+        outcomes.append(UNDECIDED if alone else _within(difference, half, claim.low, claim.high))
         evidence.append(
             f"{name} against {against}: {_points(difference, half)} ({one['seeds']} and {other['seeds']} runs)"
         )
@@ -147,9 +153,9 @@ def judge_versions(models: pd.DataFrame, spread: tuple[float, int]) -> dict:
                 continue
             new = lean.loc[lean["top1"].idxmax()]
             difference, half = new["top1"] - old.top1, ablations.reach(spread, 1, 1)
-            outcomes.append(_within(difference - half, difference + half, 0, math.inf))
+            outcomes.append(_within(difference, half, 0, math.inf))
             evidence.append(
-                f"{NAMES[new['model']]} {new['width']:g} ({new['macs'] / 1e6:.1f} M MACs) against {NAMES[old.model]} "
+                f"{short(new['model'])} {new['width']:g} ({new['macs'] / 1e6:.1f} M MACs) against {short(old.model)} "
                 f"{old.width:g} ({old.macs / 1e6:.1f} M): {_points(difference, half)}"
             )
             pairs += 1
@@ -188,8 +194,9 @@ def claims(table: pd.DataFrame, models: pd.DataFrame, spread: tuple[float, int])
     return pd.DataFrame([judge_versions(models, spread), *(judge(claim, table, spread) for claim in CLAIMS)])
 
 
-def _within(low: float, high: float, least: float, most: float) -> str:
-    """Whether what has the interval [low, high] lies between `least` and `most`."""
+def _within(difference: float, half: float, least: float, most: float) -> str:
+    """Whether `difference`, plus or minus `half`, lies between `least` and `most`."""
+    low, high = difference - half, difference + half
     if low >= least and high <= most:
         return HOLDS
     return FAILS if high < least or low > most else UNDECIDED
