@@ -180,13 +180,12 @@ def judge_times(text: str, times: pd.DataFrame, fast: str, slow: str) -> dict:
 
 def conclusion(verdicts: pd.DataFrame) -> str:
     """How many claims hold, and which were decided."""
-    words = {HOLDS: "hold", FAILS: "do not hold", UNDECIDED: "are not decided", MISSING: "wait for their runs"}
-    counts = {verdict: int((verdicts["verdict"] == verdict).sum()) for verdict in words}
-    told = ", ".join(f"{count} {words[verdict]}" for verdict, count in counts.items() if count)
+    counts = {verdict: int((verdicts["verdict"] == verdict).sum()) for verdict in (HOLDS, FAILS, UNDECIDED, MISSING)}
+    told = ", ".join(f"{verdict}: {count}" for verdict, count in counts.items() if count)
     decided = [
         f"{row.verdict.capitalize()}: {row.claim}." for row in verdicts.itertuples() if row.verdict in (HOLDS, FAILS)
     ]
-    return "\n".join([f"Of {len(verdicts)} claims, {told}.", "", *(f"- {line}" for line in decided)])
+    return "\n".join([f"Of the {len(verdicts)} claims: {told}.", "", *(f"- {line}" for line in decided)])
 
 
 def claims(table: pd.DataFrame, models: pd.DataFrame, spread: tuple[float, int]) -> pd.DataFrame:
