@@ -99,14 +99,14 @@ def _same(made: Recipe, recorded: dict) -> bool:
 def missing(planned: Iterable[Recipe], records: Iterable[dict], ours: Path | None = None) -> list[Recipe]:
     """Those of `planned` that no record is of, whatever it is called.
 
-    Raises InputError where a record of another recipe in `ours` has a planned run's name: it is from before the base
-    changed.
+    Raises InputError where the folder `ours` has a record of another recipe under the name of one of them: it is from
+    before the base changed.
     """
     records = list(records)
     left = [made for made in planned if made.seed not in {one["recipe"]["seed"] for one in find(made, records)}]
-    old = [made.run for made in left if made.run in store.runs(ours or folder())]
+    old = {made.run for made in left} & set(store.runs(ours) if ours else ())
     if old:
-        raise InputError(f"{ours or folder()} has runs of these names with another recipe, move them: {', '.join(old)}")
+        raise InputError(f"{ours} has runs of these names with another recipe, move them: {', '.join(sorted(old))}")
     return left
 
 
