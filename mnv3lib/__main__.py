@@ -28,6 +28,7 @@ from mnv3lib import (
     store,
     training,
 )
+from mnv3lib.axes import AXES
 from mnv3lib.errors import InputError
 from mnv3lib.networks import Architecture
 from mnv3lib.provenance import ROOT
@@ -190,7 +191,16 @@ def add_sweep(commands) -> None:
         "have their record are skipped, and interrupted ones go on.",
     )
     command.add_argument("file", nargs="?", type=Path, help="a YAML file with a list of grids under `runs`")
-    command.add_argument("--models", type=Path, default=store.models_folder(), help="where the trained models go")
+    command.add_argument(
+        "--ablation",
+        nargs="+",
+        metavar="AXIS",
+        help="the runs of an axis of notebook 05, of one variant (AXIS/VARIANT), of those that tell most for their "
+        f"time (first) or of all; records only; --seed takes several. Axes: {', '.join(AXES)}",
+    )
+    command.add_argument(
+        "--models", type=Path, help="where the trained models go (else trained_models, or for ablations their folder)"
+    )
     command.add_argument("--data", type=Path, help="the folder of CIFAR-100 (else MNV3_DATA, else ./data)")
     command.add_argument("--executed", type=Path, default=Path("build/sweep"), help="where the executed notebooks go")
     command.add_argument("--no-weights", action="store_true", help="keep records and histories alone")
@@ -205,24 +215,28 @@ def add_sweep(commands) -> None:
 
 
 def run_sweep(options: argparse.Namespace) -> int:
-    from mnv3lib import results, sweep  # Dask and Jupyter are slow to import
+    from mnv3lib import ablations, results, sweep  # Dask and Jupyter are slow to import
 
     names = {field.name for field in dataclasses.fields(Recipe)}
     fields = {name: value for name, value in vars(options).items() if name in names}
-    if bool(options.file) == bool(fields):
+    if bool(options.file) == bool(fields or options.ablation):
         raise InputError("name either a YAML file or fields of the recipe, e.g. --model small large --width 0.25 0.5")
-    recipes = sweep.distinct(sweep.read(options.file) if options.file else sweep.grid(**fields))
+    models = options.models or (ablations.folder() if options.ablation else store.models_folder())
+    if options.ablation:
+        recipes = planned_ablations(options.ablation, fields, models, print if options.dry_run else note)
+    else:
+        recipes = sweep.distinct(sweep.read(options.file) if options.file else sweep.grid(**fields))
     for name in {made.dataset for made in recipes}:
         data.load(name, options.data)
     jobs = [
         sweep.Job(
             made,
-            models=options.models.absolute(),
+            models=models.absolute(),
             checkpoints=checkpoint.base_folder().absolute(),
             executed=options.executed.absolute(),
             data=data.cifar100_folder(options.data).absolute(),
             threads=options.threads,
-            weights=not options.no_weights,
+            weights=not (options.no_weights or options.ablation),
         )
         for made in recipes
     ]
@@ -232,11 +246,26 @@ def run_sweep(options: argparse.Namespace) -> int:
         return 0
     with sweep.connect(options.scheduler, options.scheduler_file, options.workers) as client:
         failed = sweep.sweep(jobs, client)
-    if store.runs(options.models):
-        print(f"all runs of {options.models} are in {results.write_csv(options.models)}")
+    if store.runs(models):
+        print(f"all runs of {models} are in {results.write_csv(models)}")
     for run, reason in failed.items():
         print(f"mnv3: error: {run}: {reason}", file=sys.stderr)
     return int(bool(failed))
+
+
+def planned_ablations(names: list[str], fields: dict, models: Path, log) -> list[Recipe]:
+    """The runs of the named ablations that are not recorded yet; `log` gets a line for those that are."""
+    from mnv3lib import ablations  # pandas and SciPy are slow to import
+
+    several = [name for name, values in fields.items() if name != "seed" and len(values) > 1]
+    if several:
+        raise InputError(f"{', '.join(several)}: with --ablation only --seed takes several values")
+    changes = {name: values[0] for name, values in fields.items() if name != "seed"}
+    planned = ablations.plan(names, fields.get("seed", ()), **changes)
+    left = ablations.missing(planned, ablations.recorded(models), models)
+    if len(left) < len(planned):
+        log(f"{len(planned) - len(left)} of {len(planned)} runs are recorded already")
+    return left
 
 
 def add_report(commands) -> None:

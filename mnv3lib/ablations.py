@@ -1,8 +1,9 @@
-"""Comparisons of recipes: the axes of notebook 05, each a question and changes to one recipe, and what changes give."""
+"""The comparisons of notebook 05: the recipes of each axis, the runs to be made, and what the records of them say."""
 
+import dataclasses
+import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import scipy.stats
 from pandas.io.formats.style import Styler
 
 from mnv3lib import recipe, store
+from mnv3lib.axes import AXES, BASE_SEEDS, FIRST, SETTING
 from mnv3lib.errors import InputError, choose
 from mnv3lib.provenance import ROOT
 from mnv3lib.recipe import DEFAULTS, Recipe
@@ -28,22 +30,7 @@ HEADINGS = {
     "macs": "MACs (M)",
     "seconds": "minutes",
 }
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One question; `variants` gives each variant's change to the recipe."""
-
-    question: str
-    variants: dict[str, dict]
-
-
-AXES = {
-    "strides": Axis(
-        "How many of the stride-2 layers should run at stride 1 when the images have 32 pixels a side?",
-        {f"{count}-lowered": {"lowered_strides": count} for count in range(4)},
-    ),
-}
+NAMES = {"recipe", "variant", "seed"}  # the fields that do not tell how a run trains, or are repeated on purpose
 
 
 def folder() -> Path:
@@ -52,41 +39,176 @@ def folder() -> Path:
 
 
 def recipes(axis: str, **changes) -> dict[str, Recipe]:
-    """The recipe of every variant of `axis`; `changes` go to all of them alike (model, width, epochs, seed, ...)."""
+    """The base and the variants of `axis` by name; `changes` go to all of them alike (model, width, epochs, seed, ...).
+
+    The base comes first. Where one of the variants is the base already, the base goes by that variant's name.
+    """
     choose("axis", axis, AXES)
-    both = changes.keys() & {name for change in AXES[axis].variants.values() for name in change}
+    one = AXES[axis]
+    both = changes.keys() & {"variant", *(name for change in one.variants.values() for name in change)}
     if both:
-        raise InputError(f"{', '.join(both)} is what the axis {axis} varies: leave it out")
-    return {
-        variant: recipe.make(**changes, **change, variant=f"{axis}-{variant}")
-        for variant, change in AXES[axis].variants.items()
-    }
+        raise InputError(f"{', '.join(sorted(both))} is what the axis {axis} varies: leave it out")
+    common = SETTING | one.setting | changes
+    base = recipe.make(**common, variant=base_variant(axis))
+    made = {}
+    for name, change in one.variants.items():
+        made[name] = recipe.make(**common | change, variant=f"{axis}-{name}")
+        if one.same_budget:
+            rate = round(base.learning_rate * base.mean_rate / made[name].mean_rate, 4)
+            made[name] = recipe.make(**common | change, learning_rate=rate, variant=f"{axis}-{name}")
+    own = [name for name in made if _same(made[name], base.as_dict())]
+    return {own[0] if own else "base": base} | {name: one for name, one in made.items() if name not in own}
 
 
-def compare(records: Iterable[dict], base: str = "base") -> pd.DataFrame:
+def base_variant(axis: str) -> str:
+    """What the recipe of the base of `axis` has as its variant."""
+    return f"{axis}-base" if AXES[axis].setting else "base"
+
+
+def plan(names: Iterable[str], seeds: Iterable[int] = (), **changes) -> list[Recipe]:
+    """The runs of `names`, in the order in which they should be made: the name of an axis, axis/variant, first or all.
+
+    first: the base and FIRST; all: these and then every axis. With `seeds` every recipe is run with each of them;
+    without, the base of SETTING with BASE_SEEDS and everything else with seed 0. The base of an axis with a setting of
+    its own is its longest run, and often a trained model already: it comes last, and with the whole axis alone.
+    """
+    expanded = []
+    for name in names:
+        choose("ablation", name.split("/")[0], ("first", "all", *AXES))
+        expanded += {"first": FIRST, "all": (*FIRST, *AXES)}.get(name, (name,))
+    planned = []
+    for name in expanded:
+        axis, _, variant = name.partition("/")
+        made = recipes(axis, **changes)
+        base, *variants = made.values()
+        if variant:
+            choose(f"variant of {axis}", variant, made)
+            variants = [made[variant]]
+        own = bool(AXES[axis].setting)
+        for one in [base, *variants] if not own else variants if variant else [*variants, base]:
+            used = tuple(seeds) or (BASE_SEEDS if one is base and not own else (0,))
+            planned += [dataclasses.replace(one, seed=seed) for seed in used]
+    return list(dict.fromkeys(planned))
+
+
+def _same(made: Recipe, recorded: dict) -> bool:
+    """Whether a recorded recipe trains as `made` does, whatever they are called and with whatever seed."""
+    return set(made.differences(recorded)) <= NAMES
+
+
+def missing(planned: Iterable[Recipe], records: Iterable[dict], ours: Path | None = None) -> list[Recipe]:
+    """Those of `planned` that no record is of, whatever it is called.
+
+    Raises InputError where the folder `ours` has a record of another recipe under the name of one of them: it is from
+    before the base changed.
+    """
+    records = list(records)
+    left = [made for made in planned if made.seed not in {one["recipe"]["seed"] for one in find(made, records)}]
+    old = {made.run for made in left} & set(store.runs(ours) if ours else ())
+    if old:
+        raise InputError(f"{ours} has runs of these names with another recipe, move them: {', '.join(sorted(old))}")
+    return left
+
+
+def find(made: Recipe, records: Iterable[dict]) -> list[dict]:
+    """The records of runs that were trained as `made`, with any seed."""
+    return [record for record in records if _same(made, record["recipe"])]
+
+
+def recorded(ours: Path | None = None, models: Path | None = None) -> list[dict]:
+    """The records of ablations in `ours` (default `folder()`), and of the trained models, which some compare with.
+
+    A recipe with one seed counts once: made again it would come out the same.
+    """
+    folders = [Path(ours or folder()), Path(models or store.models_folder())]
+    records = [store.load_record(run, place) for place in folders for run in store.runs(place)]
+    return list({(_training(one), one["recipe"]["seed"]): one for one in reversed(records)}.values())[::-1]
+
+
+def _training(record: dict) -> str:
+    """What tells how a record's run was trained, but for the seed."""
+    return json.dumps(DEFAULTS | record["recipe"] | dict.fromkeys(NAMES), sort_keys=True)
+
+
+def results(records: Iterable[dict]) -> pd.DataFrame:
+    """What the records say of every axis: `compare` for each that has its base and another variant.
+
+    Columns: axis, and those of `compare`, the first row of each axis being its base. All axes share one estimate of the
+    spread between seeds.
+    """
+    records = list(records)
+    groups = {axis: _by_variant(axis, records) for axis in AXES}
+    groups = {axis: group for axis, group in groups.items() if len(group) > 1 and next(iter(group.values()))}
+    used = {id(record): record for group in groups.values() for found in group.values() for record in found}
+    spread = seed_spread(used.values())
+    tables = [
+        compare(
+            [_called(record, name) for name, found in group.items() for record in found],
+            base=next(iter(group)),
+            spread=spread,
+        ).assign(axis=axis)
+        for axis, group in groups.items()
+    ]
+    columns = ["axis", *HEADINGS]
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+
+
+def _by_variant(axis: str, records: Iterable[dict]) -> dict[str, list[dict]]:
+    """The records of each variant of `axis` that has some, and of its base, first, even if it has none."""
+    made = recipes(axis)
+    found = {name: find(one, records) for name, one in made.items()}
+    return {name: group for name, group in found.items() if group or name == next(iter(made))}
+
+
+def _called(record: dict, name: str) -> dict:
+    return record | {"recipe": record["recipe"] | {"variant": name}}
+
+
+def seed_spread(records: Iterable[dict]) -> tuple[float, int]:
+    """(standard deviation of top-1 between seeds, its degrees of freedom), from recipes run with several seeds.
+
+    All are taken to have the same deviation. It is missing (NaN) where no recipe has two runs.
+    """
+    groups: dict[str, list[float]] = {}
+    for record in records:
+        groups.setdefault(_training(record), []).append(record["result"]["top1"])
+    freedom = sum(len(values) - 1 for values in groups.values())
+    squares = sum(float(np.var(values)) * len(values) for values in groups.values())
+    return (math.sqrt(squares / freedom) if freedom else math.nan), freedom
+
+
+def reach(spread: tuple[float, int], first: int, second: int) -> float:
+    """Half the width of the 95 % interval (Student's) of a difference of means over so many seeds."""
+    deviation, freedom = spread
+    if not freedom:
+        return math.nan
+    return float(scipy.stats.t.ppf(0.975, freedom)) * deviation * math.sqrt(1 / first + 1 / second)
+
+
+def compare(records: Iterable[dict], base: str = "base", spread: tuple[float, int] | None = None) -> pd.DataFrame:
     """A row a variant: what it changes and what that gives against the runs whose variant is `base`.
 
     Columns: variant, change (the fields in which its recipe differs from the base's), seeds (how many), top1 (mean, in
     percent), spread (standard deviation between seeds, missing with one), difference (to the base's mean, in points),
     low and high (its 95 % interval), macs, seconds (mean of a run). The base comes first.
 
-    The interval is Student's, with a variance between seeds that all variants share: it is estimated from those with
-    several seeds, and missing where there are none. Raises InputError without a record of the base.
+    The interval is Student's, with a variance between seeds that all variants share: `seed_spread` of these records
+    unless `spread` is given. It is missing where no recipe has several seeds. Raises InputError without a record of the
+    base.
     """
+    records = list(records)
     groups: dict[str, list[dict]] = {}
     for record in records:
         groups.setdefault(record["recipe"]["variant"], []).append(record)
     if base not in groups:
         raise InputError(f"there is no run of the variant {base!r} to compare with: {', '.join(groups) or 'no runs'}")
     results = {variant: np.array([one["result"]["top1"] for one in group]) for variant, group in groups.items()}
-    freedom = sum(len(values) - 1 for values in results.values())
-    squares = sum(float(((values - values.mean()) ** 2).sum()) for values in results.values())
-    half = float(scipy.stats.t.ppf(0.975, freedom)) * math.sqrt(squares / freedom) if freedom else math.nan
+    spread = spread or seed_spread(records)
     rows = []
     for variant in sorted(groups, key=lambda name: name != base):
         mine, values = groups[variant], results[variant]
         difference = values.mean() - results[base].mean() if variant != base else math.nan
-        reach = half * math.sqrt(1 / len(values) + 1 / len(results[base]))
+        half = reach(spread, len(values), len(results[base]))
         rows.append(
             {
                 "variant": variant,
@@ -95,8 +217,8 @@ def compare(records: Iterable[dict], base: str = "base") -> pd.DataFrame:
                 "top1": values.mean(),
                 "spread": values.std(ddof=1) if len(values) > 1 else math.nan,
                 "difference": difference,
-                "low": difference - reach,
-                "high": difference + reach,
+                "low": difference - half,
+                "high": difference + half,
                 "macs": mine[0]["macs"],
                 "seconds": float(np.mean([one["seconds"] for one in mine])),
             }
@@ -114,30 +236,6 @@ def style(table: pd.DataFrame) -> Styler:
 
 def _change(recipe: dict, base: dict) -> str:
     """The fields in which `recipe` differs from `base`, as text; a field that one does not have is at its default."""
-    names = [name for name in DEFAULTS if name not in ("variant", "seed")]
+    names = [name for name in DEFAULTS if name not in NAMES]
     recipe, base = ({name: one.get(name, DEFAULTS[name]) for name in names} for one in (recipe, base))
     return ", ".join(f"{name} {recipe[name]}" for name in names if recipe[name] != base[name])
-
-
-def table(records: dict[str, dict]) -> pd.DataFrame:
-    """A row a record of `records` (by variant): variant, seed, epochs, macs, parameters, top1 in percent, seconds."""
-    rows = [
-        {
-            "variant": variant,
-            "seed": record["recipe"]["seed"],
-            "epochs": record["recipe"]["epochs"],
-            "macs": record["macs"],
-            "parameters": record["parameters"],
-            "top1": record["result"]["top1"],
-            "seconds": record["seconds"],
-        }
-        for variant, record in records.items()
-    ]
-    return pd.DataFrame(rows, columns=["variant", "seed", "epochs", "macs", "parameters", "top1", "seconds"])
-
-
-def recorded(axis: str) -> dict[str, dict]:
-    """The records of `axis` that are in the repository, by run."""
-    choose("axis", axis, AXES)
-    records = {run: store.load_record(run, folder()) for run in store.runs(folder())}
-    return {run: record for run, record in records.items() if record["recipe"]["variant"].startswith(f"{axis}-")}

@@ -229,6 +229,7 @@ def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, .
 
 PADDINGS = ("zero", "reflect")
 FLIPS = ("none", "random", "alternating")
+BEYOND = ("none", "trivialaugment", "erasing", "cutmix", "mixup")  # see mnv3lib.augmentation
 
 
 def crop_and_flip(

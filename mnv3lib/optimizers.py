@@ -43,9 +43,15 @@ def make(recipe: Recipe, network: nn.Module) -> list[torch.optim.Optimizer]:
         others += [parameter for parameter in kernels if parameter.ndim == 4 and parameter.shape[1] == 1]
         kernels = [parameter for parameter in kernels if parameter.ndim != 4 or parameter.shape[1] > 1]
     groups = [{"params": kernels, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizers.append(
-        torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True)
-    )
+    if recipe.optimizer == "rmsprop":
+        last = torch.optim.RMSprop(groups, lr=recipe.learning_rate, alpha=0.9, eps=0.0316, momentum=recipe.momentum)
+    elif recipe.optimizer == "adamw":
+        last = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(recipe.momentum, 0.999), fused=True)
+    else:
+        last = torch.optim.SGD(
+            groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True
+        )
+    optimizers.append(last)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]

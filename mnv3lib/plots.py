@@ -140,19 +140,6 @@ def augmented(images: torch.Tensor, batches: list[torch.Tensor], titles: list[st
     return figure
 
 
-def ablation(table: pd.DataFrame, title: str) -> Figure:
-    """A bar for the accuracy of each variant; `table` has the columns variant, top1 and macs, as ablations.table."""
-    figure, axes = plt.subplots(figsize=(7.5, 0.5 * len(table) + 1.3))
-    bars = axes.barh(table["variant"], table["top1"], color=COLOURS[0], height=0.6)
-    labels = [f"{row.top1:.1f} ({row.macs / 1e6:.1f} M)" for row in table.itertuples()]
-    axes.bar_label(bars, labels, padding=4, fontsize=9)
-    axes.invert_yaxis()
-    axes.margins(x=0.2)
-    axes.grid(axis="y", visible=False)
-    axes.set(title=title, xlabel="top-1 on the test set (%)")
-    return figure
-
-
 def differences(table: pd.DataFrame, title: str) -> Figure:
     """A point and, where there is one, a 95 % interval for each variant's difference to the base.
 
@@ -178,4 +165,50 @@ def differences(table: pd.DataFrame, title: str) -> Figure:
     axes.invert_yaxis()
     axes.margins(x=0.1, y=0.08)
     axes.set(title=title, xlabel="difference to the base (points of top-1)")
+    return figure
+
+
+def overview(table: pd.DataFrame) -> Figure:
+    """All variants by their difference to the base, axis by axis; `table` is as ablations.results makes it.
+
+    Within two points the scale is linear, beyond them logarithmic. Points without an interval are hollow.
+    """
+    rows = table.dropna(subset=["difference"]).reset_index(drop=True)
+    names = rows["axis"].unique()
+    positions = rows.index + rows["axis"].map({name: number for number, name in enumerate(names)})
+    figure, axes = plt.subplots(figsize=(8.5, 0.2 * (len(rows) + len(names)) + 1.3))
+    for position, row in zip(positions, rows.itertuples(), strict=True):
+        known = not math.isnan(row.low)
+        clear = known and (row.low > 0 or row.high < 0)
+        colour = COLOURS[(0 if row.difference > 0 else 1) if clear else 3]
+        if known:
+            axes.plot([row.low, row.high], [position, position], color=colour)
+        axes.plot(row.difference, position, "o", color=colour, markerfacecolor=None if known else "white", markersize=5)
+    for number, name in enumerate(names):
+        axes.text(1.02, positions[rows["axis"] == name].mean(), name, transform=axes.get_yaxis_transform(), va="center")
+        if number:
+            axes.axhline(positions[rows["axis"] == name].min() - 1, color="0.8", linewidth=0.8)
+    axes.axvline(0, color="0.3", linewidth=1)
+    axes.set_xscale("symlog", linthresh=2, linscale=1.5)
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in (-50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20) if low <= tick <= high]
+    axes.set_xticks(ticks, [f"{tick:+d}" if tick else "0" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_yticks(positions, rows["variant"], fontsize=8)
+    axes.grid(axis="y", visible=False)
+    axes.invert_yaxis()
+    axes.margins(y=0.02)
+    axes.set(title="Every variant beside its base", xlabel="difference to the base (points of top-1)")
+    return figure
+
+
+def accuracy_for_time(table: pd.DataFrame, title: str) -> Figure:
+    """Top-1 against minutes of training, each variant named; `table` has the rows of ablations.compare."""
+    figure, axes = plt.subplots()
+    axes.plot(table["seconds"] / 60, table["top1"], "o")
+    for row in table.itertuples():
+        place = (row.seconds / 60, row.top1)
+        axes.annotate(row.variant, place, xytext=(6, 4), textcoords="offset points", fontsize=9)
+    axes.margins(x=0.18, y=0.12)
+    axes.set(title=title, xlabel="minutes of training", ylabel="top-1 on the test set (%)")
     return figure

@@ -7,12 +7,12 @@ import math
 import re
 from dataclasses import dataclass
 
-from mnv3lib.data import CLASSES, FLIPS, PADDINGS
+from mnv3lib.data import BEYOND, CLASSES, FLIPS, PADDINGS
 from mnv3lib.errors import InputError, choose
 from mnv3lib.networks import Architecture, whole, within
 
-SCHEDULES = ("one_cycle", "cosine", "constant")
-OPTIMIZERS = ("sgd", "muon")
+SCHEDULES = ("one_cycle", "cosine", "constant", "step")
+OPTIMIZERS = ("sgd", "muon", "rmsprop", "adamw")
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,15 @@ class Recipe(Architecture):
     seed: of the initial weights, the order of the images and the augmentation.
     epochs: how many times every image is seen.
     batch_size: images a step.
-    optimizer: sgd, or muon (torch.optim.Muon for the pointwise convolutions, SGD for the rest).
+    optimizer: sgd, muon (torch.optim.Muon for the pointwise convolutions, SGD for the rest), rmsprop (squares decaying
+        by 0.9, epsilon 0.0316, as torchvision's reference training of V3) or adamw.
     learning_rate: the highest of the schedule.
-    schedule: how the learning rate falls after the warm-up: one_cycle (linear to zero), cosine (to zero) or constant.
+    schedule: how the learning rate falls after the warm-up: one_cycle (linear to zero), cosine (to zero), constant, or
+        step (times step_factor whenever step_epochs epochs are over).
+    step_epochs: epochs between two steps; by default the V3 paper's, section 6.1.1.
+    step_factor: what a step multiplies the learning rate by; by default the V3 paper's, section 6.1.1.
     warmup: the share of steps in which it rises linearly from zero.
-    momentum: of SGD.
+    momentum: of SGD and RMSProp; AdamW's first beta.
     nesterov: whether SGD looks ahead along its momentum.
     weight_decay: on kernels and matrices alone, not on biases and norms.
     depthwise_decay: whether on depthwise kernels too (the V1 paper, section 3.2, advises little or none there).
@@ -41,6 +45,7 @@ class Recipe(Architecture):
     crop: pixels of padding for the random crop.
     padding: what is in it, zero (black) or reflect (the mirrored image).
     flip: none, random or alternating (in every second epoch).
+    augmentation: beyond crop and flip: none, trivialaugment, erasing, cutmix or mixup (torchvision's, at its defaults).
     image_sizes: pixels a side, the epochs shared out among them evenly; the last size is the one it is measured at.
     """
 
@@ -56,6 +61,8 @@ class Recipe(Architecture):
     optimizer: str = "sgd"
     learning_rate: float = 0.1
     schedule: str = "cosine"
+    step_epochs: int = 3
+    step_factor: float = 0.99
     warmup: float = 0.0
     momentum: float = 0.9
     nesterov: bool = False
@@ -67,6 +74,7 @@ class Recipe(Architecture):
     crop: int = 4
     padding: str = "zero"
     flip: str = "random"
+    augmentation: str = "none"
     image_sizes: tuple[int, ...] = (32,)
 
     def __post_init__(self):
@@ -80,15 +88,17 @@ class Recipe(Architecture):
         choose("schedule", self.schedule, SCHEDULES)
         choose("padding", self.padding, PADDINGS)
         choose("flip", self.flip, FLIPS)
+        choose("augmentation", self.augmentation, BEYOND)
         choose("nesterov", self.nesterov, (False, True))
         choose("depthwise_decay", self.depthwise_decay, (False, True))
         whole("seed", self.seed, 0, 1_000_000)
         whole("epochs", self.epochs, 1, 10_000)
         whole("batch_size", self.batch_size, 2, 100_000)
+        whole("step_epochs", self.step_epochs, 1, 10_000)
         whole("crop", self.crop, 0, 16)
         within("learning_rate", self.learning_rate, 0, 100, above=True)
         within("muon_learning_rate", self.muon_learning_rate, 0, 100, above=True)
-        for name in ("warmup", "momentum", "weight_decay", "muon_weight_decay", "label_smoothing"):
+        for name in ("step_factor", "warmup", "momentum", "weight_decay", "muon_weight_decay", "label_smoothing"):
             within(name, getattr(self, name), 0, 1)
         if self.nesterov and not self.momentum:
             raise InputError("nesterov: it needs a momentum above 0")
@@ -150,8 +160,15 @@ class Recipe(Architecture):
             return progress / self.warmup
         if self.schedule == "constant":
             return 1.0
+        if self.schedule == "step":
+            return self.step_factor ** (int(progress * self.epochs) // self.step_epochs)
         rest = (progress - self.warmup) / (1 - self.warmup) if self.warmup < 1 else 1.0
         return 1 - rest if self.schedule == "one_cycle" else (1 + math.cos(math.pi * rest)) / 2
+
+    @property
+    def mean_rate(self) -> float:
+        """The mean of the schedule's factor over the run."""
+        return math.fsum(self.rate((part + 0.5) / 10_000) for part in range(10_000)) / 10_000
 
 
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(Recipe)} | {"image_sizes": [32]}

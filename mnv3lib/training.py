@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from mnv3lib import checkpoint, cost, data, optimizers, provenance, store
+from mnv3lib.augmentation import Beyond
 from mnv3lib.data import Dataset, Split
 from mnv3lib.errors import InputError
 from mnv3lib.networks import MobileNet
@@ -191,7 +192,8 @@ def train_epoch(
     size = recipe.image_size(epoch)
     steps = data.steps(split, recipe.batch_size)
     half = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else None
-    torch.manual_seed(recipe.seed * 100_003 + epoch)  # of dropout
+    torch.manual_seed(recipe.seed * 100_003 + epoch)  # of dropout and of augmentation beyond crop and flip
+    beyond = None if recipe.augmentation == "none" else Beyond(recipe.augmentation, recipe.num_classes)
     network.train()
     batches = data.epoch_batches(
         split,
@@ -212,10 +214,12 @@ def train_epoch(
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
         rate = recipe.learning_rate * factor
+        pixels = beyond.pixels(pixels) if beyond else pixels
         inputs = resize(data.normalise(pixels, network.mean, network.std), size)
+        inputs, targets = beyond.inputs(inputs, labels) if beyond else (inputs, labels)
         with torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None):
             logits = network(inputs)
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+            loss = F.cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing)
         for optimizer in several:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()

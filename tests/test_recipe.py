@@ -5,6 +5,7 @@ import json
 import math
 
 import pytest
+import torch
 
 from mnv3lib import Architecture, InputError, Recipe
 from mnv3lib.recipe import RECIPES, make
@@ -34,6 +35,8 @@ OTHER = {
     "optimizer": "muon",
     "learning_rate": 0.2,
     "schedule": "constant",
+    "step_epochs": 5,
+    "step_factor": 0.5,
     "warmup": 0.1,
     "momentum": 0.8,
     "nesterov": True,
@@ -45,6 +48,7 @@ OTHER = {
     "crop": 2,
     "padding": "reflect",
     "flip": "alternating",
+    "augmentation": "cutmix",
     "image_sizes": (24, 32),
 }
 WITH_IT = {"num_classes": {"dataset": "digits"}, "dataset": {"num_classes": 10}}
@@ -102,11 +106,14 @@ WRONG = [
     (dict(epochs=0), "epochs 0"),
     (dict(epochs="20"), "epochs '20'"),
     (dict(batch_size=1), "batch_size 1"),
-    (dict(optimizer="adam"), "optimizer 'adam'.*sgd, muon"),
+    (dict(optimizer="adam"), "optimizer 'adam'.*sgd, muon, rmsprop, adamw"),
     (dict(learning_rate=0), "learning_rate 0"),
     (dict(learning_rate=math.nan), "learning_rate nan"),
     (dict(learning_rate="fast"), "learning_rate 'fast'"),
-    (dict(schedule="step"), "schedule 'step'.*one_cycle, cosine, constant"),
+    (dict(schedule="triangle"), "schedule 'triangle'.*one_cycle, cosine, constant, step"),
+    (dict(step_epochs=0), "step_epochs 0"),
+    (dict(step_factor=1.5), "step_factor 1.5"),
+    (dict(augmentation="cutout"), "augmentation 'cutout'.*trivialaugment, erasing, cutmix, mixup"),
     (dict(warmup=1.1), "warmup 1.1"),
     (dict(momentum=-0.9), "momentum -0.9"),
     (dict(nesterov="yes"), "nesterov 'yes'"),
@@ -201,7 +208,31 @@ def test_constant():
     assert [made.rate(p) for p in (0.05, 0.1, 0.5, 0.999)] == pytest.approx([0.5, 1, 1, 1])
 
 
-@pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "constant"])
+def test_step_is_torchs():
+    """The paper's: a hundredth less after every three epochs; with the progress that training has after n steps."""
+    made = Recipe(schedule="step", epochs=8)
+    scheduler = torch.optim.lr_scheduler.StepLR(torch.optim.SGD([torch.zeros(1)], lr=1.0), step_size=3, gamma=0.99)
+    for epoch in range(8):
+        (theirs,) = scheduler.get_last_lr()
+        for step in (0, 38):
+            assert made.rate((39 * epoch + step + 1) / (39 * 8 + 1)) == pytest.approx(theirs)
+        scheduler.optimizer.step()
+        scheduler.step()
+    assert Recipe(schedule="step", epochs=10, warmup=0.2).rate(0.1) == 0.5
+
+
+def test_mean_rate():
+    means = [
+        (dict(schedule="one_cycle", warmup=0.2), 0.5),
+        (dict(schedule="cosine"), 0.5),
+        (dict(schedule="constant", warmup=0.2), 0.9),
+        (dict(schedule="step", epochs=10, step_epochs=4, step_factor=0.1), 0.4 + 0.04 + 0.002),
+    ]
+    for changes, mean in means:
+        assert Recipe(**changes).mean_rate == pytest.approx(mean, abs=1e-4)
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "constant", "step"])
 @pytest.mark.parametrize("warmup", [0.0, 0.3, 1.0])
 def test_rates_are_factors(schedule, warmup):
     made = Recipe(schedule=schedule, warmup=warmup)

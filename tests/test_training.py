@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from mnv3lib import InputError, build, cost, data, optimizers, store, training
 from mnv3lib import checkpoint as checkpoints
+from mnv3lib import recipe as recipes
 
 
 def silent(_):
@@ -140,8 +141,9 @@ def fit(recipe, dataset, **options):
         dict(model="v2", padding="reflect"),
         dict(model="v3_small", dropout=0.2),
         dict(model="v3_large", optimizer="muon"),
+        dict(model="v1", augmentation="trivialaugment"),
     ],
-    ids=lambda changes: changes["model"],
+    ids=lambda changes: "-".join(map(str, changes.values())),
 )
 def test_same_seed_same_weights(tiny, few_digits, changes):
     first, second = (fit(tiny(**changes), few_digits) for _ in range(2))
@@ -165,7 +167,16 @@ def stop_after(epoch):
 
 
 @pytest.mark.parametrize(
-    "changes", [dict(dropout=0.2, image_sizes=(12, 16)), dict(optimizer="muon")], ids=["sgd", "muon"]
+    "changes",
+    [
+        dict(dropout=0.2, image_sizes=(12, 16)),
+        dict(optimizer="muon"),
+        dict(optimizer="rmsprop", learning_rate=0.003, schedule="step", step_epochs=1, augmentation="erasing"),
+        dict(optimizer="adamw", learning_rate=0.003, dropout=0.2, augmentation="cutmix"),
+        dict(augmentation="mixup"),
+        dict(augmentation="trivialaugment"),
+    ],
+    ids=lambda changes: "-".join(map(str, changes.values())),
 )
 def test_a_run_that_was_stopped_goes_on(tiny, few_digits, tmp_path, changes):
     made = tiny(epochs=3, **changes)
@@ -317,7 +328,7 @@ def test_weight_decay_spares_biases_and_norms(tiny, depthwise_decay):
         torch.testing.assert_close(parameter.detach(), torch.full_like(parameter, expected))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "muon"])
+@pytest.mark.parametrize("optimizer", ["sgd", "muon", "rmsprop", "adamw"])
 def test_every_parameter_is_trained_once(tiny, few_digits, optimizer):
     made = tiny(optimizer=optimizer)
     torch.manual_seed(made.seed)
@@ -327,6 +338,34 @@ def test_every_parameter_is_trained_once(tiny, few_digits, optimizer):
     several = optimizers.make(made, after)
     held = [parameter.data_ptr() for each in several for group in each.param_groups for parameter in group["params"]]
     assert sorted(held) == sorted(parameter.data_ptr() for parameter in after.parameters())
+
+
+@pytest.mark.parametrize("name", ["rmsprop", "adamw"])
+def test_optimizers_do_what_their_papers_say(name):
+    """Three steps of one kernel and one bias, worked out in double precision beside the optimizer's."""
+    made = recipes.make(optimizer=name, learning_rate=0.01, momentum=0.8, weight_decay=0.1)
+    network = nn.Linear(3, 1)
+    start = {key: value.detach().double() for key, value in network.named_parameters()}
+    (optimizer,) = optimizers.make(made, network)
+    gradients = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+    for gradient in gradients:
+        network.weight.grad, network.bias.grad = gradient[None], gradient[:1].clone()
+        optimizer.step()
+    for key, decay in (("weight", 0.1), ("bias", 0.0)):
+        value, first, second = start[key], 0.0, 0.0
+        for step, gradient in enumerate(gradients.double(), 1):
+            gradient = gradient[None] if key == "weight" else gradient[:1]
+            if name == "rmsprop":
+                gradient = gradient + decay * value
+                second = 0.9 * second + 0.1 * gradient**2
+                first = 0.8 * first + gradient / (second**0.5 + 0.0316)
+                value = value - 0.01 * first
+            else:
+                first = 0.8 * first + 0.2 * gradient
+                second = 0.999 * second + 0.001 * gradient**2
+                step_size = (first / (1 - 0.8**step)) / ((second / (1 - 0.999**step)) ** 0.5 + 1e-8)
+                value = value * (1 - 0.01 * decay) - 0.01 * step_size
+        torch.testing.assert_close(getattr(network, key).detach(), value.float())
 
 
 @pytest.mark.parametrize("model", ["v1", "v2", "v3_small"])
