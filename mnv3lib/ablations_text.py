@@ -193,7 +193,7 @@ def judge_versions(models: pd.DataFrame, spread: tuple[float, int]) -> dict:
 
 
 def judge_times(text: str, times: pd.DataFrame, fast: str, slow: str) -> dict:
-    """As `judge`, that contestant `fast` of latency.measure's table takes less time than `slow`."""
+    """As `judge`, that contestant `fast` of timing.measure's table takes less time than `slow`."""
     rows = times.set_index("name")
     outcome = UNDECIDED  # the middle halves overlap
     if rows["p75_ms"][fast] < rows["p25_ms"][slow]:

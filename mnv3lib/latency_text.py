@@ -59,7 +59,7 @@ def noise(table: pd.DataFrame) -> str:
 def versus(table: pd.DataFrame, first: str, second: str) -> str:
     """A clause that sets contestant `first` beside `second`, e.g. "composed takes 1.32 times as long as fused".
 
-    table: latency.measure's. Where the middle halves of the two overlap, it says that they cannot be told apart.
+    table: timing.measure's. Where the middle halves of the two overlap, it says that they cannot be told apart.
     """
     rows = table.set_index("name")
     one, other = rows.loc[first], rows.loc[second]

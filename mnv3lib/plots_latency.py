@@ -99,7 +99,7 @@ def accuracy(table: pd.DataFrame, title: str) -> Figure:
 def bars(tables: dict[str, pd.DataFrame], reference: str, title: str) -> Figure:
     """Latencies relative to the contestant `reference`, with the interquartile range; a panel each of `tables`.
 
-    tables: title of the panel to what latency.measure returned.
+    tables: title of the panel to what timing.measure returned.
     """
     height = 0.4 * max(map(len, tables.values())) + 1.5
     figure, panels = plt.subplots(1, len(tables), figsize=(4.4 * len(tables), height), squeeze=False, sharey=True)
