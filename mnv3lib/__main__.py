@@ -228,10 +228,10 @@ def run_sweep(options: argparse.Namespace) -> int:
         return 0
     with sweep.connect(options.scheduler, options.scheduler_file, options.workers) as client:
         failed = sweep.sweep(jobs, client)
-    if store.runs(options.models):
-        print(f"all runs of {options.models} are in {results.write_csv(options.models)}")
     for run, reason in failed.items():
         print(f"mnv3: error: {run}: {reason}", file=sys.stderr)
+    if store.runs(options.models):
+        print(f"all runs of {options.models} are in {results.write_csv(options.models)}")
     return int(bool(failed))
 
 

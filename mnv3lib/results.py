@@ -35,7 +35,7 @@ def recorded(models: Path | None = None) -> pd.DataFrame:
     original = published.load(ORIGINAL).set_index(["network", "width"])["top1"]
     rows = []
     for record in (store.load_record(run, models) for run in store.runs(models)):
-        made, result = record["recipe"], record["result"]
+        made, result = DEFAULTS | record["recipe"], record["result"]
         if made["dataset"] != "cifar100" or made["split"] != "full":
             continue
         low, high = evaluation.wilson(round(result["top1"] / 100 * result["images"]), result["images"])
@@ -85,7 +85,7 @@ def _for_print(table: pd.DataFrame) -> pd.DataFrame:
 
 def style(table: pd.DataFrame) -> Styler:
     """`table`, as `recorded` makes it, for a notebook."""
-    return _for_print(table).style.hide(axis="index")
+    return _for_print(table).style.hide(axis="index").format(escape="html")
 
 
 def html(table: pd.DataFrame) -> str:
@@ -190,7 +190,7 @@ def time_to_original(models: Path | None = None) -> pd.DataFrame:
                 "original": row.original,
                 "epoch": None if reached is None else int(history["epoch"][reached]),
                 "minutes": None if reached is None else history["seconds"][: reached + 1].sum() / 60,
-                "processor": store.load_record(row.run, models)["environment"]["processor"],
+                "processor": store.load_record(row.run, models)["environment"].get("processor"),
             }
         )
     return pd.DataFrame(rows, columns=["run", "original", "epoch", "minutes", "processor"])
