@@ -1,8 +1,9 @@
 """Writing that leaves the old or the new, whole, however the process ends.
 
-A file is written beside its place and moved there. So is a folder, but no system call puts one folder in another's
-place: for a moment the old one is only at .old-NAME, and whoever looks into the parent folder next puts it back if the
-process was killed just then. .writing-NAME and .old-NAME are touched only by the process that holds .NAME.lock.
+A file is written beside its place and moved there. So is a folder, but no portable call puts one folder in another's
+place: for a moment the old one is only at .mnv3-old-NAME, and whoever looks into the parent folder next puts it back if
+the process was killed just then. .mnv3-old-NAME and .mnv3-new-NAME, which is not yet whole, are touched only by the
+process that holds .mnv3-lock-NAME.
 """
 
 import os
@@ -15,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from mnv3lib.errors import InputError
 
+OLD, NEW, LOCK = ".mnv3-old-", ".mnv3-new-", ".mnv3-lock-"
 STALE = 24 * 3600  # seconds after which a temporary file is nobody's any more
 
 
@@ -43,19 +45,27 @@ def replacing_folder(target: Path):
     One process at a time does this: another waits, for a minute at most, and then raises InputError.
     """
     with only_writer(target):
-        _clear(target)
-        old, temporary = _names(target)
-        temporary.mkdir()
+        clear(target)
+        new = target.with_name(NEW + target.name)
+        new.mkdir()
         try:
-            yield temporary
-            for path in [*temporary.rglob("*"), temporary]:
-                sync(path)
-            if target.exists():
-                target.rename(old)
-            temporary.rename(target)
-            sync(target.parent)
+            yield new
+            move_folder(new, target)
         finally:
-            _clear(target)
+            clear(target)
+
+
+def move_folder(new: Path, target: Path) -> None:
+    """Move the folder `new` to `target` beside it, in place of an older one, for the `only_writer` of `target`."""
+    for path in [*new.rglob("*"), new]:
+        sync(path)
+    try:
+        if target.exists():
+            target.rename(target.with_name(OLD + target.name))
+        new.rename(target)
+        sync(target.parent)
+    finally:
+        clear(target)
 
 
 @contextmanager
@@ -65,7 +75,7 @@ def only_writer(target: Path, timeout: float = 60):
     The lock is the system's, so it goes with the process that holds it, however that ends.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    path = target.with_name(f".{target.name}.lock")
+    path = target.with_name(LOCK + target.name)
     lock = FileLock(path)
     try:
         lock.acquire(timeout=timeout)
@@ -85,11 +95,10 @@ def recover(parent: Path) -> None:
     A folder that was on its way out comes back, and unfinished ones go. What a live process is writing, and what may
     not be changed, is left alone.
     """
-    names = {path.name.removeprefix(prefix) for prefix in (".old-", ".writing-") for path in parent.glob(f"{prefix}*")}
-    names |= {path.name[1:].removesuffix(".lock") for path in parent.glob(".*.lock")}
+    names = {path.name.removeprefix(kind) for kind in (OLD, NEW, LOCK) for path in parent.glob(f"{kind}*")}
     for name in names:
         with suppress(InputError, OSError), only_writer(parent / name, timeout=0):
-            _clear(parent / name)
+            clear(parent / name)
 
 
 def sweep(folder: Path, name: str = "*", older: float = STALE) -> None:
@@ -117,17 +126,16 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def _names(target: Path) -> tuple[Path, Path]:
-    return target.with_name(f".old-{target.name}"), target.with_name(f".writing-{target.name}")
+def clear(target: Path) -> None:
+    """Put the old folder back if nothing is in its place, else delete it; delete what is unfinished.
 
-
-def _clear(target: Path) -> None:
-    """Put the old folder back if nothing is in its place, else delete it; delete what is unfinished."""
-    old, temporary = _names(target)
+    For the `only_writer` of `target`.
+    """
+    old, new = target.with_name(OLD + target.name), target.with_name(NEW + target.name)
     if old.exists() and not target.exists():
         old.rename(target)
-    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(new, ignore_errors=True)
     if old.exists():
         with suppress(OSError):
-            old.rename(temporary)  # half deleted, it is not taken for the old folder
-        shutil.rmtree(temporary, ignore_errors=True)
+            old.rename(new)  # half deleted, it is not taken for the old folder
+        shutil.rmtree(new, ignore_errors=True)
