@@ -17,6 +17,7 @@ from mnv3lib import (
     data,
     evaluation,
     evaluation_text,
+    importing,
     latency,
     latency_text,
     networks,
@@ -70,6 +71,7 @@ def make_parser() -> Parser:
     add_predict(commands)
     add_latency(commands)
     add_report(commands)
+    add_import(commands)
     return parser
 
 
@@ -375,6 +377,49 @@ def measure_latency(options: argparse.Namespace) -> None:
         with store.replacing(options.out) as temporary:
             temporary.write_text(latency_text.as_text(table, "csv"), encoding="utf-8")
     print(latency_text.as_text(table, options.format), end="")
+
+
+def add_import(commands) -> None:
+    command = add_command(
+        commands,
+        "import",
+        import_pth,
+        "Make the weights in a .pth file a run, without running what is in the file, and measure it. The keys must be "
+        "torchvision's or mnv3lib's own, the classes in alphabetical order.",
+    )
+    command.add_argument("file", type=Path, metavar="FILE", help="a state dict that torch.save wrote")
+    command.add_argument("--run", required=True, metavar="NAME", help="what to call it")
+    command.add_argument("--models", type=Path, default=Path("build/imported"), help="the folder that it goes to")
+    command.add_argument("--data", type=Path, help="the folder of CIFAR-100 (else MNV3_DATA, else ./data)")
+    command.add_argument("--dataset", default="cifar100", choices=data.CLASSES, help="that it was trained on")
+    command.add_argument("--model", type=model, required=True, help=f"one of {', '.join(networks.MODELS)}")
+    command.add_argument("--width", type=float, default=1.0, help="its width multiplier")
+    command.add_argument("--lowered-strides", type=int, default=3, help="stride-2 layers that run at stride 1 in it")
+    command.add_argument("--penultimate", type=int, help="channels before its classifier (else the paper's)")
+    command.add_argument("--se-last", action="store_true", help="squeeze-excitation on Small's last 1x1 convolution")
+    for name in ("mean", "std"):
+        command.add_argument(f"--{name}", type=float, nargs=3, metavar=("R", "G", "B"), help="(else the data set's)")
+
+
+def import_pth(options: argparse.Namespace) -> None:
+    dataset = data.load(options.dataset, options.data)
+    record = importing.import_pth(
+        options.file,
+        options.run,
+        options.models,
+        architecture=Architecture(
+            options.model,
+            options.width,
+            num_classes=len(dataset.classes),
+            lowered_strides=options.lowered_strides,
+            penultimate=options.penultimate,
+            se_last=options.se_last,
+        ),
+        dataset=dataset,
+        mean=options.mean,
+        std=options.std,
+    )
+    print(f"{record['run']}: top-1 {record['result']['top1']:.2f} %, in {options.models}")
 
 
 def note(line: str) -> None:

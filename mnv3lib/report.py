@@ -32,9 +32,7 @@ TEMPLATES = files("mnv3lib") / "templates"
 PARAMETERS = "report.yaml"  # beside the notebooks: what the report passes to them
 MANIFEST = "manifest.json"
 # All that the pages need of HTML in outputs: tables, and lists that fold.
-TAGS = (
-    "table caption thead tbody tr th td details summary div p span br b i em strong code pre ul ol li".split()
-)
+TAGS = "table caption thead tbody tr th td details summary div p span br b i em strong code pre ul ol li".split()
 ATTRIBUTES = ["class", "id", "border", "colspan", "rowspan", "scope", "open"]
 HEADLINE = "03_accuracy_macs"  # the figure of README and index
 

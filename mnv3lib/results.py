@@ -27,7 +27,7 @@ MARKERS = ("<!-- results: written by mnv3 report -->", "<!-- end of results -->"
 
 
 def recorded(models: Path | None = None) -> pd.DataFrame:
-    """A row a run on CIFAR-100's test set, smallest network of each version first.
+    """A row a run on CIFAR-100's test set, smallest network of each version first; not what was imported.
 
     Columns: run, model, width, recipe, seed, epochs, parameters, macs, top1, low, high (95 % interval, Wilson), top5,
     minutes, images_per_second, original (the earlier report's top-1 of that network, missing where it has none).
@@ -36,7 +36,7 @@ def recorded(models: Path | None = None) -> pd.DataFrame:
     rows = []
     for record in (store.load_record(run, models) for run in store.runs(models)):
         made, result = DEFAULTS | record["recipe"], record["result"]
-        if made["dataset"] != "cifar100" or made["split"] != "full":
+        if made["dataset"] != "cifar100" or made["split"] != "full" or "imported" in record:
             continue
         low, high = evaluation.wilson(round(result["top1"] / 100 * result["images"]), result["images"])
         rows.append(

@@ -119,11 +119,17 @@ def load_weights(path: str | os.PathLike) -> MobileNet:
         return describe(network, classes, mean, std).eval().requires_grad_(False)
 
 
-def fill(architecture: Architecture, state: dict[str, torch.Tensor]) -> MobileNet:
-    """The network of `architecture` with the tensors of `state`; InputError names the first that does not fit."""
+def shapes(architecture: Architecture) -> MobileNet:
+    """The network of `architecture` on the device "meta": its tensors have a shape and a type, and take no memory."""
     with torch.device("meta"):  # the other initializations would load much of torch, and draw nothing here
         network = MobileNet(dataclasses.replace(architecture, initialization="torch"))
     network.architecture = architecture
+    return network
+
+
+def fill(architecture: Architecture, state: dict[str, torch.Tensor]) -> MobileNet:
+    """The network of `architecture` with the tensors of `state`; InputError names the first that does not fit."""
+    network = shapes(architecture)
     expected = network.state_dict()
     for key in sorted(expected.keys() | state.keys()):
         if (
@@ -132,7 +138,7 @@ def fill(architecture: Architecture, state: dict[str, torch.Tensor]) -> MobileNe
             or state[key].shape != expected[key].shape
             or state[key].dtype != expected[key].dtype
         ):
-            raise InputError(f"tensor {key} is missing, superfluous or of another shape or type than its header tells")
+            raise InputError(f"tensor {key} is missing, superfluous or of another shape or type than the network's")
         if not torch.isfinite(state[key]).all() or (key.endswith("running_var") and (state[key] < 0).any()):
             raise InputError(f"tensor {key} has values that are no finite numbers, or variances below zero")
     network.load_state_dict(state, assign=True)
