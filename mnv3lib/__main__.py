@@ -26,7 +26,7 @@ from mnv3lib import (
     store,
     training,
 )
-from mnv3lib.errors import InputError
+from mnv3lib.errors import InputError, one_line
 from mnv3lib.networks import Architecture
 from mnv3lib.provenance import ROOT
 from mnv3lib.recipe import Recipe
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
             torch.set_num_threads(options.threads)
         return options.command(options) or 0
     except (InputError, OSError, training.DivergedError) as error:
-        print(f"mnv3: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"mnv3: error: {one_line(error, 2000)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("mnv3: interrupted", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import pickle
 import shutil
 import zipfile
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
-from mnv3lib.errors import InputError
+from mnv3lib.errors import InputError, one_line
 from mnv3lib.recipe import Recipe
 from mnv3lib.writing import replacing, sweep
 
@@ -89,5 +90,5 @@ def restore(path: Path, recipe: Recipe, network: nn.Module, optimizers: list) ->
             optimizer.load_state_dict(saved)
         return state["history"], state["origin"]
     except Exception as error:  # of all kinds, on damaged files
-        reason = " ".join(str(error).split())[:200]
+        reason = "not of tensors" if isinstance(error, pickle.UnpicklingError) else one_line(error)
         raise InputError(f"{path} is no checkpoint of this run ({reason}): delete it to start anew") from None

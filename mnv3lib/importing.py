@@ -33,9 +33,10 @@ def read_pth(path: Path) -> dict[str, torch.Tensor]:
         content = torch.load(path, weights_only=True, map_location="cpu")
     except (InputError, OSError):
         raise
-    except Exception as error:  # of all kinds, on damaged files
-        reason = " ".join(str(error).split())[:150] or type(error).__name__
-        raise InputError(f"{path} holds no tensors alone (save the network's state_dict()): {reason}") from None
+    except Exception:  # of all kinds, on damaged files; what torch says of others is no advice to follow
+        raise InputError(
+            f"{path} is damaged or holds more than tensors: save the network's state_dict() alone"
+        ) from None
     for name in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]

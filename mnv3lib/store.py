@@ -20,7 +20,7 @@ import torch
 from safetensors import safe_open
 
 from mnv3lib.data import CLASSES
-from mnv3lib.errors import InputError
+from mnv3lib.errors import InputError, one_line
 from mnv3lib.networks import Architecture, MobileNet, whole, within
 from mnv3lib.provenance import ROOT
 from mnv3lib.recipe import DEFAULTS, Recipe
@@ -114,7 +114,8 @@ def load_weights(path: str | os.PathLike) -> MobileNet:
                 raise InputError("it has no header of mnv3lib, so the network in it is unknown")
             architecture = Architecture(**json.loads(header["architecture"]))
             classes, mean, std = (tuple(json.loads(header[name])) for name in ("classes", "mean", "std"))
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no dict)
+            # Copies, since what is mapped from a file that somebody cuts off ends the process.
+            state = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (no dict)
         network = fill(architecture, state)
         return describe(network, classes, mean, std).eval().requires_grad_(False)
 
@@ -179,7 +180,10 @@ def load_record(run: str, folder: Path | None = None) -> dict:
         for name in ("top1", "top5"):
             within(name, record["result"][name], 0, 100)
         whole("images", record["result"]["images"], 1, 10**9)
-        dict(record["environment"]), record["commit"], record["started"]
+        kinds = {"environment": dict, "commit": str | None, "started": str}
+        for name, kind in kinds.items():
+            if not isinstance(record[name], kind):
+                raise InputError(f"its {name} is {one_line(repr(record[name]), 50)}")
     return record
 
 
@@ -223,10 +227,10 @@ def _reading(path: str | os.PathLike, what: str, most: float = MOST_BYTES):
         yield
     except InputError as error:
         raise InputError(f"{path} is no {what}: {error}") from None
-    except OSError:
+    except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # parsers raise all kinds of exceptions on damaged files
-        raise InputError(f"{path} is no {what} ({_short(error)})") from None
+        raise InputError(f"{path} is no {what} ({one_line(error)})") from None
 
 
 def _existing(run: str, folder: Path | None, file: str) -> Path:
@@ -236,7 +240,3 @@ def _existing(run: str, folder: Path | None, file: str) -> Path:
         if not path.is_file():
             raise InputError(f"there is no {path}; runs in {path.parents[1]}: {', '.join(known) or 'none'}")
     return path
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
