@@ -186,7 +186,7 @@ def attempt(trying, long):
         original = path.read_bytes() if path.exists() else None
 
         @settings(
-            max_examples=examples * (8 if long else 1),
+            max_examples=examples * (4 if long else 1),
             suppress_health_check=list(HealthCheck),
             report_multiple_bugs=False,
         )

@@ -116,7 +116,7 @@ def ends_well(children: Children, place: Path, states: dict) -> None:
 
 def test_killed_at_random_moments(children, place, states, trying, long):
     moments, killed = random.Random(5), 0
-    while killed < (100 if long else 20):
+    while killed < (50 if long else 20):
         pid = children.start(place)
         time.sleep(moments.uniform(0, states["seconds"]))
         os.kill(pid, signal.SIGKILL)
@@ -147,7 +147,7 @@ def test_killed_at_each_step_of_writing(children, place, states, trying, long):
     ids=["SIGTERM", "Ctrl-C"],
 )
 def test_stopped(children, place, states, trying, long, name, status, line):
-    steps = random.Random(name).sample(range(1, states["steps"]), 30 if long else 3)
+    steps = random.Random(name).sample(range(1, states["steps"]), 15 if long else 3)
     for step in steps:
         with trying("Ctrl-C" if name == "SIGINT" else name):
             pid = children.start(place, event=step, act="stop")
@@ -178,7 +178,7 @@ def complaint(children: Children) -> str:
 
 def test_files_that_may_not_grow(children, place, states, trying, long):
     """RLIMIT_FSIZE stops a file in the middle, as a full disk does."""
-    sizes = random.Random(5).sample(range(1, len(states["new"])), 40 if long else 5)
+    sizes = random.Random(5).sample(range(1, len(states["new"])), 30 if long else 5)
     for size in sizes:
         with trying("full disk (RLIMIT_FSIZE)"):
             assert children.run(place, limit=size)["status"] == 1, children.told()
@@ -230,7 +230,7 @@ def test_two_at_once(children, folder, place, states, trying, long):
     """The second is told so at once and leaves; the first, paused at any step meanwhile, ends as if alone."""
     (folder / "second").mkdir(exist_ok=True)
     second = Children(folder / "second")
-    for step in random.Random(7).sample(range(6, states["steps"] - 12), 20 if long else 3):
+    for step in random.Random(7).sample(range(6, states["steps"] - 12), 8 if long else 3):
         pid = children.start(place, event=step, act="stop")
         wait_for("T", pid)
         with trying("two processes at one run"):

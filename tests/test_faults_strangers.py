@@ -51,15 +51,13 @@ def refused(capsys):
 
 
 def architecture(**changes):
+    count = changes.get("num_classes", 10)
+    classes = json.dumps([str(number) for number in range(min(count, 1000))])
     return lambda header: (
         header
         | {
             "architecture": json.dumps(json.loads(header["architecture"]) | changes),
-            **(
-                {"classes": json.dumps(list(map(str, range(changes["num_classes"]))))}
-                if "num_classes" in changes
-                else {}
-            ),
+            "classes": classes,
         }
     )
 
@@ -209,8 +207,11 @@ def test_names_of_runs_stay_inside(run, tmp_path, picture, refused, trying, name
             refused([*command, "--models", run.parent], "no name of a run")
     with trying("name of a run that leads elsewhere"), pytest.raises(InputError, match="no name of a run"):
         store.save(run.parent, {"run": name}, pd.DataFrame(), None, None)
-    with trying("name of a run that leads elsewhere"), pytest.raises(InputError):
-        recipe.make(variant=name or "a/b")
+    with trying("name of a run that leads elsewhere"):
+        try:
+            assert store.run_folder(recipe.make(variant=name).run, run.parent).resolve().parent == run.parent
+        except InputError as error:
+            assert "variant" in str(error)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "models", "picture.png", "secret"]
 
 
@@ -228,8 +229,8 @@ def test_archives_unpack_inside(tmp_path, monkeypatch, trying):
     good = [member(f"{data.FOLDER}/{file}") for file in data.FILES]
     bad = [member(name) for name in ("../evil", "../../evil", str(tmp_path / "evil"), f"{data.FOLDER}/../../../evil")]
     for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
-        for target in ("../../victim", str(tmp_path / "victim")):
-            bad.append(member(f"{data.FOLDER}/train.bin", kind, target))
+        targets = ("../../victim", str(tmp_path / "victim"))
+        bad += [member(f"{data.FOLDER}/train.bin", kind, target) for target in targets]
     for one in bad:
         with trying("archive that reaches outside"):
             path = tmp_path / "a" / "archive.tar.gz"
