@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup report test lint lab lock
+.PHONY: help setup report test faults lint lab lock
 
 help:
 	@echo "make report   run the notebooks and write report/index.html (about twelve minutes on two cores)"
 	@echo "make test     run the tests (a few minutes)"
+	@echo "make faults   try many more faults than make test does, write tests/FAULTS.md (about ten minutes)"
 	@echo "make lint     check style, notebooks and whether the report is up to date"
 	@echo "make lab      open the notebooks in JupyterLab"
 	@echo "make lock     resolve pyproject.toml into requirements.txt anew"
@@ -27,6 +28,9 @@ report: setup
 
 test: setup
 	$(BIN)/pytest
+
+faults: setup
+	$(BIN)/pytest --long tests/test_faults_*.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ from mnv3lib import (
     evaluation,
     evaluation_text,
     export,
+    importing,
     latency,
     latency_text,
     networks,
@@ -27,9 +28,10 @@ from mnv3lib import (
     runtimes,
     store,
     training,
+    writing,
 )
 from mnv3lib.axes import AXES
-from mnv3lib.errors import InputError
+from mnv3lib.errors import InputError, one_line
 from mnv3lib.networks import Architecture
 from mnv3lib.provenance import ROOT
 from mnv3lib.recipe import Recipe
@@ -55,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
             torch.set_num_threads(options.threads)
         return options.command(options) or 0
     except (InputError, OSError, training.DivergedError, export.ExportError) as error:
-        print(f"mnv3: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"mnv3: error: {one_line(error, 2000)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("mnv3: interrupted", file=sys.stderr)
@@ -75,6 +77,7 @@ def make_parser() -> Parser:
     add_export(commands)
     add_latency(commands)
     add_report(commands)
+    add_import(commands)
     return parser
 
 
@@ -246,10 +249,10 @@ def run_sweep(options: argparse.Namespace) -> int:
         return 0
     with sweep.connect(options.scheduler, options.scheduler_file, options.workers) as client:
         failed = sweep.sweep(jobs, client)
-    if store.runs(models):
-        print(f"all runs of {models} are in {results.write_csv(models)}")
     for run, reason in failed.items():
         print(f"mnv3: error: {run}: {reason}", file=sys.stderr)
+    if store.runs(models):
+        print(f"all runs of {models} are in {results.write_csv(models)}")
     return int(bool(failed))
 
 
@@ -362,7 +365,7 @@ def predict(options: argparse.Namespace) -> int:
     )
     text = prediction.as_text(table, options.format)
     if options.out:
-        with store.replacing(options.out) as temporary:
+        with writing.replacing(options.out) as temporary:
             temporary.write_text(text, encoding="utf-8")
     elif not table.empty:
         print(text, end="")
@@ -446,7 +449,7 @@ def measure_latency(options: argparse.Namespace) -> None:
     table = training_speeds(options) if options.training else latencies(options)
     if options.out:
         path = options.out if options.out.suffix == ".csv" else options.out / latency.file_name(table)
-        with store.replacing(path) as temporary:
+        with writing.replacing(path) as temporary:
             temporary.write_text(latency_text.as_text(table, "csv"), encoding="utf-8")
         note(f"written to {path}")
     print(latency_text.as_text(table, options.format), end="")
@@ -490,6 +493,49 @@ def training_speeds(options: argparse.Namespace) -> pd.DataFrame:
         for count in options.counts or [None]
     ]
     return pd.concat(tables, ignore_index=True)
+
+
+def add_import(commands) -> None:
+    command = add_command(
+        commands,
+        "import",
+        import_pth,
+        "Make the weights in a .pth file a run, without running what is in the file, and measure it. The keys must be "
+        "torchvision's or mnv3lib's own, the classes in alphabetical order.",
+    )
+    command.add_argument("file", type=Path, metavar="FILE", help="a state dict that torch.save wrote")
+    command.add_argument("--run", required=True, metavar="NAME", help="what to call it")
+    command.add_argument("--models", type=Path, default=Path("build/imported"), help="the folder that it goes to")
+    command.add_argument("--data", type=Path, help="the folder of CIFAR-100 (else MNV3_DATA, else ./data)")
+    command.add_argument("--dataset", default="cifar100", choices=data.CLASSES, help="that it was trained on")
+    command.add_argument("--model", type=model, required=True, help=f"one of {', '.join(networks.MODELS)}")
+    command.add_argument("--width", type=float, default=1.0, help="its width multiplier")
+    command.add_argument("--lowered-strides", type=int, default=3, help="stride-2 layers that run at stride 1 in it")
+    command.add_argument("--penultimate", type=int, help="channels before its classifier (else the paper's)")
+    command.add_argument("--se-last", action="store_true", help="squeeze-excitation on Small's last 1x1 convolution")
+    for name in ("mean", "std"):
+        command.add_argument(f"--{name}", type=float, nargs=3, metavar=("R", "G", "B"), help="(else the data set's)")
+
+
+def import_pth(options: argparse.Namespace) -> None:
+    dataset = data.load(options.dataset, options.data)
+    record = importing.import_pth(
+        options.file,
+        options.run,
+        options.models,
+        architecture=Architecture(
+            options.model,
+            options.width,
+            num_classes=len(dataset.classes),
+            lowered_strides=options.lowered_strides,
+            penultimate=options.penultimate,
+            se_last=options.se_last,
+        ),
+        dataset=dataset,
+        mean=options.mean,
+        std=options.std,
+    )
+    print(f"{record['run']}: top-1 {record['result']['top1']:.2f} %, in {options.models}")
 
 
 def note(line: str) -> None:

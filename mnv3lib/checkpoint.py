@@ -1,5 +1,6 @@
 """The state of a run in progress: where it lies, who may touch it, writing and reading it."""
 
+import io
 import os
 import pickle
 import shutil
@@ -11,9 +12,9 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
-from mnv3lib import store
-from mnv3lib.errors import InputError
+from mnv3lib.errors import InputError, one_line
 from mnv3lib.recipe import Recipe
+from mnv3lib.writing import replacing, sweep
 
 STATE, PROGRESS, LOCK = "checkpoint.pt", "epochs_done", "lock"
 
@@ -49,6 +50,7 @@ def alone(folder: Path):
         lock.acquire(timeout=0)
     except Timeout:
         raise InputError(f"{folder.name} is being trained by another process: wait for it or stop it") from None
+    sweep(folder, older=0)  # nobody else writes here
     try:
         yield
     finally:
@@ -66,9 +68,11 @@ def write(path: Path, recipe: Recipe, network: nn.Module, optimizers: list, hist
         "history": history,
         "origin": origin,
     }
-    with store.replacing(path) as temporary:
-        torch.save(state, temporary)
-    with store.replacing(path.with_name(PROGRESS)) as temporary:
+    content = io.BytesIO()
+    torch.save(state, content)  # to a file, torch answers a full disk with a RuntimeError
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
+    with replacing(path.with_name(PROGRESS)) as temporary:
         temporary.write_text(str(len(history)))
 
 
@@ -85,6 +89,6 @@ def restore(path: Path, recipe: Recipe, network: nn.Module, optimizers: list) ->
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         return state["history"], state["origin"]
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # of all kinds, on damaged files
+        reason = "not of tensors" if isinstance(error, pickle.UnpicklingError) else one_line(error)
         raise InputError(f"{path} is no checkpoint of this run ({reason}): delete it to start anew") from None

@@ -3,6 +3,7 @@
 Images are uint8 tensors [images, height, width, 3]; labels are int64 tensors [images].
 """
 
+import gzip
 import hashlib
 import os
 import tarfile
@@ -20,7 +21,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from mnv3lib.errors import InputError, choose
+from mnv3lib.errors import InputError, choose, one_line
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"
 MD5 = "03b5dce01913d631647c71ecec9e9cb8"
@@ -205,8 +206,8 @@ def unpack(archive: Path, folder: Path) -> None:
                 if source is None:
                     raise KeyError(file)
                 (folder / file).write_bytes(source.read(count * RECORD))
-    except (tarfile.TarError, KeyError, EOFError, zlib.error) as error:
-        raise InputError(f"{archive} is not the archive of CIFAR-100 ({error}): fetch {URL} again") from None
+    except (tarfile.TarError, gzip.BadGzipFile, KeyError, EOFError, ValueError, zlib.error) as error:
+        raise InputError(f"{archive} is not the archive of CIFAR-100 ({one_line(error)}): fetch {URL} again") from None
 
 
 def holdout(train: Split, fraction: float = 0.1) -> tuple[Split, Split]:

@@ -12,3 +12,9 @@ def choose(what: str, value, choices) -> None:
     """Raise InputError unless `value` is one of `choices`; the message lists them."""
     if value not in list(choices):
         raise InputError(f"unknown {what} {value!r}: choose from {', '.join(map(str, choices))}")
+
+
+def one_line(error: Exception | str, most: int = 200) -> str:
+    """What an error says as one line of printable characters, cut where it is longer than `most`."""
+    text = " ".join(str(error).split())[:most]
+    return "".join(letter if letter.isprintable() else "?" for letter in text) or type(error).__name__

@@ -36,7 +36,7 @@ def style(table: pd.DataFrame, precision: int = 1, **headings: str) -> Styler:
             shown[position] = shown[position].str.replace("_", " ")
         elif table[column].dtype == bool:
             shown[position] = shown[position].map({True: "yes", False: "no"})
-    return shown.style.hide(axis="index").format(precision=precision).relabel_index(columns, axis=1)
+    return shown.style.hide(axis="index").format(precision=precision, escape="html").relabel_index(columns, axis=1)
 
 
 def measured(evaluations: list[Evaluation]) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mnv3lib import data, store
+from mnv3lib import data, store, writing
 from mnv3lib.data import Split
 from mnv3lib.errors import InputError
 from mnv3lib.networks import MobileNet
@@ -88,7 +88,7 @@ def to_onnx(network: MobileNet, path: Path, images: torch.Tensor, *, run: str = 
     }
     onnx.helper.set_model_props(model, facts)
     model.doc_string = f"{network.architecture.model} {network.architecture.width:g}, trained by mnv3lib"
-    with store.replacing(path) as temporary:
+    with writing.replacing(path) as temporary:
         temporary.write_bytes(model.SerializeToString())
         with torch.inference_mode():
             expected = torch.cat([module(part) for part in _floats(images)]).numpy()
@@ -106,7 +106,7 @@ def to_int8(source: Path, path: Path, calibration: torch.Tensor) -> None:
     calibration: uint8 [n, size, size, 3], training images. Whether accuracy is kept has to be measured (`top1`).
     """
     onnx, _ = _deploy()
-    with store.replacing(path) as temporary:
+    with writing.replacing(path) as temporary:
         quantize(source, temporary, lambda: _floats(calibration))
         model = onnx.load(temporary)
         onnx.helper.set_model_props(model, {entry.key: entry.value for entry in onnx.load(source).metadata_props})

@@ -245,7 +245,7 @@ class Architecture:
 
 def within(name: str, value, low: float, high: float, *, above: bool = False) -> None:
     """Raise InputError unless `value` is a number with low <= value <= high (`above`: low < value)."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
     if not number or not low <= value <= high or (above and value == low):
         raise InputError(f"{name} {value!r}: give a number {'above' if above else 'from'} {low:g}, at most {high:g}")
 

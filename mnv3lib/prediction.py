@@ -15,7 +15,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from mnv3lib import data, evaluation, store
-from mnv3lib.errors import InputError
+from mnv3lib.errors import InputError, one_line
 from mnv3lib.networks import MobileNet
 from mnv3lib.provenance import ROOT
 
@@ -45,15 +45,18 @@ def load_image(path: str | os.PathLike) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # below the limit a large image is only large
             with Image.open(path) as image:
+                if image.format == "EPS":  # Pillow would hand it to Ghostscript, which runs it
+                    raise InputError(f"{name} is a PostScript program: make it a PNG")
                 return to_rgb(image)
+    except InputError:
+        raise
     except UnidentifiedImageError:
         raise InputError(f"{name} is no image that Pillow can read") from None
     except Image.DecompressionBombError:
         limit = 2 * Image.MAX_IMAGE_PIXELS
         raise InputError(f"{name} has more than {limit:,} pixels: make it smaller") from None
     except Exception as error:  # decoders raise all kinds of exceptions on damaged files
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise InputError(f"{name} cannot be read: {reason}") from None
+        raise InputError(f"{name} cannot be read: {one_line(error, 120)}") from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

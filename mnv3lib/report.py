@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 import tempfile
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -20,15 +21,19 @@ from jinja2 import Environment
 from latex2mathml.converter import convert as mathml
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbconvert.preprocessors.sanitize import SanitizeHTML
 from traitlets.config import Config
 
-from mnv3lib import data, provenance, results, store
+from mnv3lib import data, provenance, recipe, results, store, writing
 from mnv3lib.errors import InputError
 from mnv3lib.provenance import ROOT
 
 TEMPLATES = files("mnv3lib") / "templates"
 PARAMETERS = "report.yaml"  # beside the notebooks: what the report passes to them
 MANIFEST = "manifest.json"
+# All that the pages need of HTML in outputs: tables, and lists that fold.
+TAGS = "table caption thead tbody tr th td details summary div p span br b i em strong code pre ul ol li".split()
+ATTRIBUTES = ["class", "id", "border", "colspan", "rowspan", "scope", "open"]
 HEADLINE = "03_accuracy_macs"  # the figure of README and index
 
 
@@ -74,19 +79,28 @@ def pages(folder: Path = ROOT / "notebooks") -> list[Page]:
 def check_parameters(notebook: Path, parameters: dict) -> None:
     """Raise InputError for a parameter that the notebook does not have, or of another type than its default.
 
-    papermill itself only warns, and runs with the default.
+    papermill itself only warns, and runs with the default. Of a notebook that trains, the values must make a recipe.
     """
     known = papermill.inspect_notebook(str(notebook))
+    defaults = {}
+    for name, told in known.items():
+        with suppress(ValueError, SyntaxError):
+            defaults[name] = ast.literal_eval(told["default"])
     for name, value in parameters.items():
         if name not in known:
             raise InputError(f"{notebook.name} has no parameter {name!r}: choose from {', '.join(known)}")
-        try:
-            default = ast.literal_eval(known[name]["default"])
-        except (ValueError, SyntaxError):
+        if name not in defaults:
             continue
+        default = defaults[name]
         whole = type(value) is int and type(default) is float  # 1 for 1.0
         if None not in (default, value) and type(value) is not type(default) and not whole:
             raise InputError(f"{notebook.name}: {name}={value!r} should be {type(default).__name__}, as {default!r} is")
+    if {"model", "changes"} <= defaults.keys():
+        fields = {name: value for name, value in (defaults | parameters).items() if name in recipe.DEFAULTS}
+        try:
+            recipe.make(**fields | (defaults | parameters)["changes"])
+        except InputError as error:
+            raise InputError(f"{notebook.name}: {error}") from None
 
 
 def run_notebook(notebook: Path, output: Path, parameters: dict) -> None:
@@ -141,11 +155,26 @@ class Exporter(HTMLExporter):
     markdown2html.jinja_pass_arg = HTMLExporter.markdown2html.jinja_pass_arg
 
 
+def show_as_text(notebook: nbformat.NotebookNode) -> None:
+    """Make markup in outputs text, except for TAGS: outputs may quote a record, a class or a file from anywhere."""
+    allowed = SanitizeHTML(tags=TAGS, attributes=ATTRIBUTES, sanitized_output_types={"text/html"})
+    allowed.safe_output_keys = allowed.safe_output_keys | {"text/markdown"}
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            shown = output.get("data", {})
+            if "text/html" in shown:  # pandas puts a style sheet before each of its tables
+                shown["text/html"] = re.sub(r"<style\b.*?</style>\s*", "", shown["text/html"], flags=re.DOTALL)
+            if "text/markdown" in shown:
+                shown["text/markdown"] = re.sub(r"<(?=[a-z/!?])", "&lt;", shown["text/markdown"], flags=re.IGNORECASE)
+        allowed.sanitize_code_outputs(cell.get("outputs", []))
+
+
 def export(executed: Path, page: Page, all_pages: list[Page], made: str) -> str:
     """The executed notebook as one HTML document."""
     notebook = nbformat.read(executed, as_version=4)
     notebook.metadata["title"] = page.title
     notebook.metadata.pop("widgets", None)
+    show_as_text(notebook)
     shared = {"css": _css(), "pages": all_pages, "name": page.name, "made": made}
     html, _ = Exporter().from_notebook_node(notebook, resources={"mnv3": shared})
     return html
@@ -174,8 +203,12 @@ def make(
         check_parameters(page.path, parameters.get(page.name, {}))
     models = models or store.models_folder()
     made = f"Made {provenance.now()} from commit {provenance.commit()} by mnv3 report on {provenance.processor()}."
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".report-", dir=output.parent) as temporary:
+    with ExitStack() as stack:
+        stack.enter_context(writing.only_writer(output, timeout=0))
+        writing.clear(output)
+        for leftover in output.parent.glob(f".{output.name}-*"):  # of a process that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent))
         work = Path(temporary)
         (work / "pages").mkdir()
         common = {
@@ -194,14 +227,16 @@ def make(
         (work / "pages" / "index.html").write_text(index(all_pages, work / "figures", models, made), encoding="utf-8")
         manifest = {"made": made, "inputs": inputs(notebooks, models)}
         (work / "pages" / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        figures.mkdir(parents=True, exist_ok=True)
+        new = {figure.name: figure for figure in sorted((work / "figures").glob("*.png"))}
+        with ExitStack() as copies:  # a full disk shows before anything is replaced
+            for name, figure in new.items():
+                copy = copies.enter_context(writing.replacing(figures / name))
+                shutil.copyfile(figure, copy)
+                writing.sync(copy)
+            writing.move_folder(work / "pages", output)
         for old in figures.glob("*.png"):
-            old.unlink()
-        for figure in (work / "figures").glob("*.png"):
-            shutil.move(figure, figures / figure.name)
-        if output.exists():
-            output.rename(work / "old")
-        (work / "pages").rename(output)
+            if old.name not in new:
+                old.unlink()
     return output / "index.html"
 
 
@@ -249,9 +284,10 @@ def outdated(
     output: Path = ROOT / "report", notebooks: Path = ROOT / "notebooks", models: Path | None = None
 ) -> list[str]:
     """What has changed since the report in `output` was made: notebooks and records; empty when it is up to date."""
+    writing.recover(output.parent)
     try:
-        then = json.loads((output / MANIFEST).read_text())["inputs"]
-    except (OSError, ValueError, KeyError):
+        then = dict(json.loads((output / MANIFEST).read_text())["inputs"])
+    except (OSError, ValueError, KeyError, TypeError):
         return [f"{output / MANIFEST} is missing or damaged"]
     now = inputs(notebooks, models)
     return sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from mnv3lib import evaluation, published, store
+from mnv3lib import evaluation, published, store, writing
 from mnv3lib.errors import InputError
 from mnv3lib.recipe import DEFAULTS
 
@@ -27,7 +27,7 @@ MARKERS = ("<!-- results: written by mnv3 report -->", "<!-- end of results -->"
 
 
 def recorded(models: Path | None = None) -> pd.DataFrame:
-    """A row a run on CIFAR-100's test set, smallest network of each version first.
+    """A row a run on CIFAR-100's test set, smallest network of each version first; not what was imported.
 
     Columns: run, model, width, recipe, seed, epochs, parameters, macs, top1, low, high (95 % interval, Wilson), top5,
     minutes, images_per_second, original (the earlier report's top-1 of that network, missing where it has none).
@@ -35,8 +35,8 @@ def recorded(models: Path | None = None) -> pd.DataFrame:
     original = published.load(ORIGINAL).set_index(["network", "width"])["top1"]
     rows = []
     for record in (store.load_record(run, models) for run in store.runs(models)):
-        made, result = record["recipe"], record["result"]
-        if made["dataset"] != "cifar100" or made["split"] != "full":
+        made, result = DEFAULTS | record["recipe"], record["result"]
+        if made["dataset"] != "cifar100" or made["split"] != "full" or "imported" in record:
             continue
         low, high = evaluation.wilson(round(result["top1"] / 100 * result["images"]), result["images"])
         rows.append(
@@ -85,7 +85,7 @@ def _for_print(table: pd.DataFrame) -> pd.DataFrame:
 
 def style(table: pd.DataFrame) -> Styler:
     """`table`, as `recorded` makes it, for a notebook."""
-    return _for_print(table).style.hide(axis="index")
+    return _for_print(table).style.hide(axis="index").format(escape="html")
 
 
 def html(table: pd.DataFrame) -> str:
@@ -122,7 +122,7 @@ def update_readme(readme: Path, models: Path | None = None) -> None:
     block = f"{start}\n\n{readme_block(models)}\n\n{end}"
     new = re.sub(f"{re.escape(start)}.*{re.escape(end)}", lambda _: block, text, flags=re.DOTALL)
     if new != text:
-        with store.replacing(readme) as temporary:
+        with writing.replacing(readme) as temporary:
             temporary.write_text(new, encoding="utf-8")
 
 
@@ -146,7 +146,7 @@ def write_csv(models: Path) -> Path:
         for record, made in zip(records, recipes, strict=True)
     ]
     path = Path(models) / "runs.csv"
-    with store.replacing(path) as temporary:
+    with writing.replacing(path) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")
     return path
 
@@ -190,7 +190,7 @@ def time_to_original(models: Path | None = None) -> pd.DataFrame:
                 "original": row.original,
                 "epoch": None if reached is None else int(history["epoch"][reached]),
                 "minutes": None if reached is None else history["seconds"][: reached + 1].sum() / 60,
-                "processor": store.load_record(row.run, models)["environment"]["processor"],
+                "processor": store.load_record(row.run, models)["environment"].get("processor"),
             }
         )
     return pd.DataFrame(rows, columns=["run", "original", "epoch", "minutes", "processor"])

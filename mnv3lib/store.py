@@ -6,12 +6,10 @@ what came out), history.csv (a row an epoch) and predictions.npz (labels and the
 
 import dataclasses
 import json
+import math
 import os
 import re
-import shutil
-import tempfile
 import zipfile
-import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,36 +17,25 @@ import numpy as np
 import pandas as pd
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
-from mnv3lib.errors import InputError
-from mnv3lib.networks import Architecture, MobileNet
+from mnv3lib.data import CLASSES
+from mnv3lib.errors import InputError, one_line
+from mnv3lib.networks import Architecture, MobileNet, whole, within
 from mnv3lib.provenance import ROOT
+from mnv3lib.recipe import DEFAULTS, Recipe
+from mnv3lib.writing import recover, replacing, replacing_folder
 
 WEIGHTS, RECORD, HISTORY, PREDICTIONS = "weights.safetensors", "record.json", "history.csv", "predictions.npz"
+HISTORY_COLUMNS = ["epoch", "learning_rate", "train_loss", "train_top1", "test_top1", "seconds"]
+PREDICTIONS_ARRAYS = ("labels", "classes", "probabilities")
+MOST_BYTES = 64 * 2**20  # of a record, a history, or predictions unpacked; they have less than one hundredth of it
 
 
 def models_folder() -> Path:
     """MNV3_MODELS if it is set, else trained_models of the checkout, else trained_models here."""
     checkout = ROOT / "trained_models"
     return Path(os.environ.get("MNV3_MODELS") or (checkout if checkout.is_dir() else "trained_models"))
-
-
-@contextmanager
-def replacing(path: Path):
-    """Give a temporary path beside `path` to write to, and move it there when all went well.
-
-    Whatever happens, `path` is the old file or the new one, whole.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def run_folder(run: str, folder: Path | None = None) -> Path:
@@ -60,7 +47,9 @@ def run_folder(run: str, folder: Path | None = None) -> Path:
 
 def runs(folder: Path | None = None) -> list[str]:
     """The names of the runs in `folder` that have a record, in order."""
-    return sorted(path.parent.name for path in Path(folder or models_folder()).glob(f"[!.]*/{RECORD}"))
+    folder = Path(folder or models_folder())
+    recover(folder)
+    return sorted(path.parent.name for path in folder.glob(f"[!.]*/{RECORD}"))
 
 
 def save(
@@ -76,9 +65,7 @@ def save(
     written under a temporary name and moved.
     """
     target = run_folder(record["run"], folder)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
-    try:
+    with replacing_folder(target) as temporary:
         if network is not None:
             save_weights(network, temporary / WEIGHTS)
         if predictions is not None:
@@ -86,20 +73,7 @@ def save(
         history.to_csv(temporary / HISTORY, index=False, lineterminator="\n")
         (temporary / RECORD).write_text(json.dumps(record, indent=2) + "\n")
         temporary.chmod(0o755)
-        if target.exists():
-            old = target.with_name(f".old-{target.name}")
-            shutil.rmtree(old, ignore_errors=True)
-            target.rename(old)
-            try:
-                temporary.rename(target)
-            except BaseException:
-                old.rename(target)
-                raise
-            shutil.rmtree(old)
-        else:
-            temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    recover(target.parent)
     return target
 
 
@@ -133,83 +107,136 @@ def load(run: str, folder: Path | None = None) -> MobileNet:
 
 def load_weights(path: str | os.PathLike) -> MobileNet:
     """The network in a file that `save_weights` wrote; InputError if the file is anything else. Unpickles nothing."""
-    try:
+    with _reading(path, "file of weights that mnv3lib wrote", most=math.inf):  # read no further than its header tells
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             if header.get("format") != "mnv3lib-1":
-                raise InputError(f"{path} has no header of mnv3lib, so the network in it is unknown")
+                raise InputError("it has no header of mnv3lib, so the network in it is unknown")
             architecture = Architecture(**json.loads(header["architecture"]))
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no dict)
-        with torch.device("meta"):  # the other initializations would load much of torch, and draw nothing here
-            network = MobileNet(dataclasses.replace(architecture, initialization="torch"))
-        network.architecture = architecture
-        expected = network.state_dict()
-        for key in expected.keys() | state.keys():
-            if (
-                key not in state
-                or key not in expected
-                or state[key].shape != expected[key].shape
-                or state[key].dtype != expected[key].dtype
-            ):
-                raise InputError(
-                    f"{path}: tensor {key} is missing, superfluous or of another shape or type than its header tells"
-                )
-            if not torch.isfinite(state[key]).all():
-                raise InputError(f"{path}: tensor {key} has values that are no finite numbers")
-        network.load_state_dict(state, assign=True)
-        network.classes = tuple(json.loads(header["classes"]))
-        network.mean = tuple(json.loads(header["mean"]))
-        network.std = tuple(json.loads(header["std"]))
-        if len(network.classes) != architecture.num_classes or len(network.mean) != 3 or len(network.std) != 3:
-            raise InputError(f"{path}: the header's classes, mean or std do not fit the network")
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is no file of weights that mnv3lib wrote ({_short(error)})") from None
-    return network.eval().requires_grad_(False)
+            classes, mean, std = (tuple(json.loads(header[name])) for name in ("classes", "mean", "std"))
+            # Copies, since what is mapped from a file that somebody cuts off ends the process.
+            state = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (no dict)
+        network = fill(architecture, state)
+        return describe(network, classes, mean, std).eval().requires_grad_(False)
+
+
+def shapes(architecture: Architecture) -> MobileNet:
+    """The network of `architecture` on the device "meta": its tensors have a shape and a type, and take no memory."""
+    with torch.device("meta"):  # the other initializations would load much of torch, and draw nothing here
+        network = MobileNet(dataclasses.replace(architecture, initialization="torch"))
+    network.architecture = architecture
+    return network
+
+
+def fill(architecture: Architecture, state: dict[str, torch.Tensor]) -> MobileNet:
+    """The network of `architecture` with the tensors of `state`; InputError names the first that does not fit."""
+    network = shapes(architecture)
+    expected = network.state_dict()
+    for key in sorted(expected.keys() | state.keys()):
+        if (
+            key not in state
+            or key not in expected
+            or state[key].shape != expected[key].shape
+            or state[key].dtype != expected[key].dtype
+        ):
+            raise InputError(f"tensor {key} is missing, superfluous or of another shape or type than the network's")
+        if not torch.isfinite(state[key]).all() or (key.endswith("running_var") and (state[key] < 0).any()):
+            raise InputError(f"tensor {key} has values that are no finite numbers, or variances below zero")
+    network.load_state_dict(state, assign=True)
+    return network
+
+
+def describe(network: MobileNet, classes: tuple, mean: tuple, std: tuple) -> MobileNet:
+    """Give `network` the names of its classes and its normalisation; InputError if they do not fit it."""
+    if len(classes) != network.architecture.num_classes or len(mean) != 3 or len(std) != 3:
+        raise InputError("the header's classes, mean or std do not fit the network")
+    for name in classes:
+        if not (isinstance(name, str) and 0 < len(name) <= 100 and name.isprintable()):
+            raise InputError(f"class {str(name)[:100]!r}: names are of 1 to 100 printable characters")
+    if len(set(classes)) < len(classes):
+        raise InputError("two classes have the same name")
+    for value in mean:
+        within("mean", value, -1e3, 1e3)
+    for value in std:
+        within("std", value, 1e-6, 1e3)
+    network.classes, network.mean, network.std = classes, mean, std
+    return network
 
 
 def load_record(run: str, folder: Path | None = None) -> dict:
     """What record.json of a run says."""
     path = _existing(run, folder, RECORD)
-    try:
+    with _reading(path, "record of a run"):
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["run"] != run:
-            raise InputError(f"{path} is the record of {record['run']!r}")
-        for name in ("parameters", "macs", "seconds", "images_per_second"):
-            float(record[name])
-        for name in ("top1", "top5", "images"):
-            float(record["result"][name])
-        dict(record["recipe"]), dict(record["environment"]), record["commit"], record["started"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is no record of a run ({_short(error)})") from None
+            raise InputError(f"it is the record of {str(record['run'])[:100]!r}")
+        made = {name: value for name, value in record["recipe"].items() if name in DEFAULTS}
+        classes = CLASSES.get(made.get("dataset", DEFAULTS["dataset"]), ())
+        Recipe(**{"num_classes": len(classes) or DEFAULTS["num_classes"]} | made)
+        whole("parameters", record["parameters"], 0, 10**12)
+        within("macs", record["macs"], 0, 1e15)
+        for name in ("seconds", "images_per_second"):
+            within(name, record[name], 0, 1e12)
+        for name in ("top1", "top5"):
+            within(name, record["result"][name], 0, 100)
+        whole("images", record["result"]["images"], 1, 10**9)
+        kinds = {"environment": dict, "commit": str | None, "started": str}
+        for name, kind in kinds.items():
+            if not isinstance(record[name], kind):
+                raise InputError(f"its {name} is {one_line(repr(record[name]), 50)}")
     return record
 
 
 def load_history(run: str, folder: Path | None = None) -> pd.DataFrame:
     """A row an epoch: epoch, learning_rate, train_loss, train_top1, test_top1 (percent), seconds."""
     path = _existing(run, folder, HISTORY)
-    try:
-        return pd.read_csv(path)
-    except ValueError as error:
-        raise InputError(f"{path} is no history of a run ({_short(error)})") from None
+    with _reading(path, "history of a run"):
+        table = pd.read_csv(path)
+        kinds = {table[name].dtype.kind for name in HISTORY_COLUMNS}
+        if table.empty or not kinds <= set("iuf") or not np.isfinite(table[HISTORY_COLUMNS].to_numpy()).all():
+            raise InputError(f"it should have a row an epoch and finite numbers in {', '.join(HISTORY_COLUMNS)}")
+    return table
 
 
 def load_predictions(run: str, folder: Path | None = None) -> dict[str, np.ndarray]:
     """`labels` [n], `classes` [n, 5] (best first) and `probabilities` [n, 5] on the test set, as they were recorded."""
     path = _existing(run, folder, PREDICTIONS)
-    try:
+    with _reading(path, "file of predictions"):
+        with zipfile.ZipFile(path) as file:
+            if sum(member.file_size for member in file.infolist()) > MOST_BYTES:
+                raise InputError(f"it would unpack to more than {MOST_BYTES:,} bytes")
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in ("labels", "classes", "probabilities")}
-    except (ValueError, KeyError, TypeError, EOFError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} holds no predictions ({_short(error)})") from None
+            arrays = {name: file[name] for name in PREDICTIONS_ARRAYS}
+        labels, classes, probabilities = arrays.values()
+        kinds = "".join(array.dtype.kind for array in arrays.values())
+        if not re.fullmatch("[iu][iu]f", kinds) or labels.ndim != 1 or classes.ndim != 2:
+            raise InputError(
+                f"{', '.join(PREDICTIONS_ARRAYS)} should be whole numbers [n] and [n, 5] and floats [n, 5]"
+            )
+        if len(labels) != len(classes) or classes.shape != probabilities.shape:
+            raise InputError(f"{', '.join(PREDICTIONS_ARRAYS)} are not of the same images")
+    return arrays
+
+
+@contextmanager
+def _reading(path: str | os.PathLike, what: str, most: float = MOST_BYTES):
+    """Make every complaint about the content of `path` an InputError of one line that names it."""
+    try:
+        if Path(path).stat().st_size > most:
+            raise InputError(f"it has more than {most:,} bytes")
+        yield
+    except InputError as error:
+        raise InputError(f"{path} is no {what}: {error}") from None
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:  # parsers raise all kinds of exceptions on damaged files
+        raise InputError(f"{path} is no {what} ({one_line(error)})") from None
 
 
 def _existing(run: str, folder: Path | None, file: str) -> Path:
     path = run_folder(run, folder) / file
     if not path.is_file():
-        known = runs(folder)
-        raise InputError(f"there is no {path}; runs in {path.parents[1]}: {', '.join(known) or 'none'}")
+        known = runs(folder)  # which puts back what a killed process left
+        if not path.is_file():
+            raise InputError(f"there is no {path}; runs in {path.parents[1]}: {', '.join(known) or 'none'}")
     return path
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

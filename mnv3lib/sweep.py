@@ -58,10 +58,12 @@ def grid(**fields) -> list[Recipe]:
     A field is given one value or a list of them; of `image_sizes`, a list counts as one value.
     """
     names = list(fields)
-    values = [
-        value if isinstance(value, list) and (name != "image_sizes" or isinstance(value[0], list)) else [value]
-        for name, value in fields.items()
-    ]
+    values = []
+    for name, value in fields.items():
+        several = isinstance(value, list)
+        if several and name == "image_sizes":
+            several = bool(value) and isinstance(value[0], list)
+        values.append(value if several else [value])
     return [recipe.make(**dict(zip(names, chosen, strict=True))) for chosen in itertools.product(*values)]
 
 
@@ -73,7 +75,9 @@ def read(path: Path) -> list[Recipe]:
         unknown = content.keys() - {"common", "runs"}
         if unknown or not isinstance(grids, list) or not all(isinstance(one, dict) for one in [common, *grids]):
             raise KeyError
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError):
+        if not all(isinstance(name, str) for one in [common, *grids] for name in one):
+            raise KeyError
+    except (yaml.YAMLError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path} should have a list of grids under `runs` and, if anything, `common`") from None
     return [made for one in grids for made in grid(**common | one)]
 
@@ -181,11 +185,9 @@ def sweep(jobs: list[Job], client, log: Callable[[str], None] = print) -> dict[s
             pending -= done
             for future in done:
                 job = futures[future]
-                if future.status == "finished":
-                    result = store.load_record(job.run, job.models)["result"]
-                    log(f"{job.run}: top-1 {result['top1']:.2f} %")
-                else:
-                    error = future.exception() if future.status == "error" else "cancelled"
+                try:
+                    log(f"{job.run}: top-1 {_top1(job, future):.2f} %")
+                except Exception as error:  # whatever it is, the other runs go on
                     failed[job.run] = " ".join(str(error).split())
                     log(f"{job.run}: failed")
             progress = {job.run: job.epochs_done for job in waiting}
@@ -195,3 +197,12 @@ def sweep(jobs: list[Job], client, log: Callable[[str], None] = print) -> dict[s
             if pending:
                 time.sleep(POLL)
     return failed
+
+
+def _top1(job: Job, future) -> float:
+    """The top-1 of a run that has ended; raises what it failed with."""
+    if future.status == "error":
+        raise future.exception()
+    if future.status != "finished":
+        raise RuntimeError(future.status)
+    return store.load_record(job.run, job.models)["result"]["top1"]

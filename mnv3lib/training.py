@@ -26,7 +26,7 @@ from mnv3lib.recipe import Recipe
 
 
 class DivergedError(RuntimeError):
-    """The loss is no longer a finite number. The checkpoint is the last good epoch's."""
+    """The loss, a weight or a guess is no longer a finite number. The checkpoint is the last good epoch's."""
 
 
 @dataclass
@@ -100,9 +100,9 @@ def train(
 
 def _made_already(recipe: Recipe, models: Path) -> dict | None:
     """The record of this very recipe in `models`, if it is there; InputError if the run there has another recipe."""
-    target = store.run_folder(recipe.run, models)
-    if not (target / store.RECORD).is_file():
+    if recipe.run not in store.runs(models):
         return None
+    target = store.run_folder(recipe.run, models)
     record = store.load_record(recipe.run, models)
     differing = recipe.differences(record["recipe"])
     if differing:
@@ -142,8 +142,9 @@ def fit_recipe(
     """Train the network of `recipe` on `dataset`, epoch by epoch, and measure it after the last.
 
     With `state`, a file, a checkpoint is written there after every epoch, and a run found there goes on: on the same
-    machine, device and number of threads it ends with the same weights, bit for bit, as one never stopped. Raises
-    DivergedError when the loss is no finite number.
+    machine, device and number of threads it ends with the same weights, bit for bit, as one never stopped, or as
+    another of the same seed. Other machines, devices, thread counts and versions of torch round differently, and
+    nothing is promised about them. Raises DivergedError when the loss or a weight is no finite number.
     """
     device = device or default_device()
     keep_memory()
@@ -168,6 +169,7 @@ def fit_recipe(
         row = train_epoch(recipe, network, several, train_split, epoch)
         start = time.perf_counter()
         predictions = best_five(network, test_split, recipe.image_sizes[-1])
+        _check_finite(recipe, network, predictions, epoch)
         top1 = 100 * float((predictions["classes"][:, 0] == predictions["labels"]).mean())
         row = {**row, "test_top1": round(top1, 4), "seconds": round(row["seconds"] + time.perf_counter() - start, 3)}
         history.append(row)
@@ -239,6 +241,16 @@ def train_epoch(
         "seconds": seconds,
         "images_per_second": round(images / seconds, 1),
     }
+
+
+def _check_finite(recipe: Recipe, network: nn.Module, predictions: dict[str, np.ndarray], epoch: int) -> None:
+    """Raise DivergedError if the last step of an epoch broke the network; its loss is from before it."""
+    broken = [name for name, value in network.state_dict().items() if not torch.isfinite(value).all()]
+    if broken or not np.isfinite(predictions["probabilities"]).all():
+        what = f"{broken[0]} is" if broken else "the guesses are"
+        raise DivergedError(
+            f"{recipe.run}: {what} no longer of finite numbers after epoch {epoch + 1}: lower learning_rate"
+        )
 
 
 def resize(inputs: torch.Tensor, size: int) -> torch.Tensor:

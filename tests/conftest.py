@@ -1,11 +1,69 @@
 """What the tests share: one thread, the data sets, a tiny recipe, folders of their own."""
 
 import dataclasses
+import os
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
-from mnv3lib import data, recipe
+from mnv3lib import data, provenance, recipe
+
+FAULTS, LOST = Counter(), Counter()  # by kind: how many were tried, and after how many something was lost or let in
+TABLE = Path(__file__).parent / "FAULTS.md"
+
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("repeatable")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="try many more faults and write the table of them")
+
+
+def pytest_sessionfinish(session):
+    """Write the table of faults, after a long run alone."""
+    if not session.config.getoption("--long") or not FAULTS:
+        return
+    lines = [
+        "# Faults tried",
+        "",
+        "Written by `make faults`. A loss is a fault after which something was lost, let in, left lying about, or told",
+        "otherwise than in one clear line.",
+        "",
+        "| fault | tried | losses |",
+        "| --- | ---: | ---: |",
+        *(f"| {kind} | {tried:,} | {LOST[kind]:,} |" for kind, tried in sorted(FAULTS.items())),
+        f"| **all** | **{FAULTS.total():,}** | **{LOST.total():,}** |",
+        "",
+        f"{provenance.now()}, commit {provenance.commit()}, {provenance.processor()}, {os.cpu_count()} cores, torch",
+        f"{torch.__version__}.",
+    ]
+    TABLE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def trying():
+    """`with trying(kind):` counts a fault of that kind, and a loss if what stands below it fails."""
+
+    @contextmanager
+    def count(kind: str, times: int = 1):
+        FAULTS[kind] += times
+        try:
+            yield
+        except BaseException:
+            LOST[kind] += 1
+            raise
+
+    return count
+
+
+@pytest.fixture(scope="session")
+def long(request) -> bool:
+    """Whether many more faults than usual should be tried."""
+    return request.config.getoption("--long")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -24,6 +24,7 @@ def save(folder, made, top1, curve):
         "images_per_second": 100.0,
     }
     history = pd.DataFrame({"epoch": range(1, len(curve) + 1), "test_top1": curve, "seconds": 60.0})
+    history = history.assign(learning_rate=0.1, train_loss=1.0, train_top1=50.0)
     store.save(folder, record, history, None, None)
 
 

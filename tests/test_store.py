@@ -33,7 +33,8 @@ def make_parts(seed=0):
         "classes": random.integers(0, 10, (20, 5)).astype(np.uint8),
         "probabilities": random.random((20, 5)).astype(np.float32),
     }
-    history = pd.DataFrame({"epoch": [1, 2], "train_loss": [2.5 + seed, 1 / 3], "test_top1": [10.0, 50.5]})
+    history = pd.DataFrame({"epoch": [1, 2], "learning_rate": [0.1, 0.05], "train_loss": [2.5 + seed, 1 / 3]})
+    history = history.assign(train_top1=[9.5, 49.0], test_top1=[10.0, 50.5], seconds=[1.25, 1.0])
     record = {
         "run": RUN,
         "recipe": {"dataset": "digits"},
@@ -219,10 +220,10 @@ def test_pickled_predictions_are_not_run(folder, tmp_path):
     trace, path = tmp_path / "trace", folder / RUN / store.PREDICTIONS
     evil = np.array([Evil(trace)], dtype=object)
     np.savez(path, labels=evil, classes=evil, probabilities=evil)
-    with pytest.raises(InputError, match="holds no predictions"):
+    with pytest.raises(InputError, match="no file of predictions"):
         store.load_predictions(RUN, folder)
     path.write_bytes(pickle.dumps(Evil(trace)))
-    with pytest.raises(InputError, match="holds no predictions"):
+    with pytest.raises(InputError, match="no file of predictions"):
         store.load_predictions(RUN, folder)
     assert not trace.exists()
 
@@ -316,14 +317,14 @@ def test_broken_predictions(folder):
     damaged[50:90] = bytes(40)
     for wrong in (b"", content[:100], bytes(damaged)):
         path.write_bytes(wrong)
-        with pytest.raises(InputError, match="holds no predictions"):
+        with pytest.raises(InputError, match="no file of predictions"):
             store.load_predictions(RUN, folder)
     np.savez(path, labels=np.zeros(3))
-    with pytest.raises(InputError, match="holds no predictions"):
+    with pytest.raises(InputError, match="no file of predictions"):
         store.load_predictions(RUN, folder)
     with path.open("wb") as file:
         np.save(file, np.zeros(3))
-    with pytest.raises(InputError, match="holds no predictions"):
+    with pytest.raises(InputError, match="no file of predictions"):
         store.load_predictions(RUN, folder)
 
 

@@ -1,0 +1,141 @@
+"""Writing that leaves the old or the new, whole, however the process ends.
+
+A file is written beside its place and moved there. So is a folder, but no portable call puts one folder in another's
+place: for a moment the old one is only at .mnv3-old-NAME, and whoever looks into the parent folder next puts it back if
+the process was killed just then. .mnv3-old-NAME and .mnv3-new-NAME, which is not yet whole, are touched only by the
+process that holds .mnv3-lock-NAME.
+"""
+
+import os
+import shutil
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from mnv3lib.errors import InputError
+
+OLD, NEW, LOCK = ".mnv3-old-", ".mnv3-new-", ".mnv3-lock-"
+STALE = 24 * 3600  # seconds after which a temporary file is nobody's any more
+
+
+@contextmanager
+def replacing(path: Path):
+    """Give a temporary path beside `path` to write to, and move it there when all went well.
+
+    Whatever happens, `path` is the old file or the new one, whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent, path.name)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(target: Path):
+    """Give a new folder to write to, and move it to `target`, in place of an older one, when all went well.
+
+    One process at a time does this: another waits, for a minute at most, and then raises InputError.
+    """
+    with only_writer(target):
+        clear(target)
+        new = target.with_name(NEW + target.name)
+        new.mkdir()
+        try:
+            yield new
+            move_folder(new, target)
+        finally:
+            clear(target)
+
+
+def move_folder(new: Path, target: Path) -> None:
+    """Move the folder `new` to `target` beside it, in place of an older one, for the `only_writer` of `target`."""
+    for path in [*new.rglob("*"), new]:
+        sync(path)
+    try:
+        if target.exists():
+            target.rename(target.with_name(OLD + target.name))
+        new.rename(target)
+        sync(target.parent)
+    finally:
+        clear(target)
+
+
+@contextmanager
+def only_writer(target: Path, timeout: float = 60):
+    """Keep every other process from writing the folder `target`; InputError if one is at it still after `timeout` s.
+
+    The lock is the system's, so it goes with the process that holds it, however that ends.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    path = target.with_name(LOCK + target.name)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=timeout)
+    except Timeout:
+        raise InputError(f"{target} is being written by another process: wait for it or stop it") from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # some systems keep a file that is open
+            path.unlink()
+        lock.release()
+
+
+def recover(parent: Path) -> None:
+    """Clear up in `parent` after processes that were killed while they replaced folders there.
+
+    A folder that was on its way out comes back, and unfinished ones go. What a live process is writing, and what may
+    not be changed, is left alone.
+    """
+    names = {path.name.removeprefix(kind) for kind in (OLD, NEW, LOCK) for path in parent.glob(f"{kind}*")}
+    for name in names:
+        with suppress(InputError, OSError), only_writer(parent / name, timeout=0):
+            clear(parent / name)
+
+
+def sweep(folder: Path, name: str = "*", older: float = STALE) -> None:
+    """Delete the temporary files that killed processes left of the file `name` more than `older` seconds ago."""
+    for leftover in folder.glob(f".{name}.*.tmp"):
+        with suppress(OSError):
+            if time.time() - leftover.stat().st_mtime >= older:
+                leftover.unlink()
+
+
+def sync(path: Path) -> None:
+    """Have the system write a file, or the entries of a folder, to the disk."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        if path.is_dir():  # some systems open no folders
+            return
+        raise
+    try:
+        os.fsync(handle)
+    except OSError:
+        if not path.is_dir():
+            raise
+    finally:
+        os.close(handle)
+
+
+def clear(target: Path) -> None:
+    """Put the old folder back if nothing is in its place, else delete it; delete what is unfinished.
+
+    For the `only_writer` of `target`.
+    """
+    old, new = target.with_name(OLD + target.name), target.with_name(NEW + target.name)
+    if old.exists() and not target.exists():
+        old.rename(target)
+    shutil.rmtree(new, ignore_errors=True)
+    if old.exists():
+        with suppress(OSError):
+            old.rename(new)  # half deleted, it is not taken for the old folder
+        shutil.rmtree(new, ignore_errors=True)
