@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from mnv3lib import store
-from mnv3lib.__main__ import main, make_parser, recipe_of
+from mnv3lib.__main__ import main, make_parser
+from mnv3lib.commands.options import recipe_of
 
 
 def test_train_takes_the_original_options():

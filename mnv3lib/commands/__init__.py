@@ -1,0 +1,1 @@
+"""The commands of `mnv3`, a module each: `add` declares it with its options, `run` does it."""

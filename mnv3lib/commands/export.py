@@ -1,0 +1,34 @@
+"""`mnv3 export`: a trained model as ONNX."""
+
+import argparse
+from pathlib import Path
+
+from mnv3lib import export, store
+from mnv3lib.commands.options import add_command
+
+
+def add(commands) -> None:
+    command = add_command(
+        commands,
+        "export",
+        run,
+        "Write a trained model as ONNX, for use without PyTorch. The file is checked against PyTorch on real images, "
+        "and not written if its logits differ by more than 1e-4. int8 is measured on the test set.",
+    )
+    command.add_argument("run", metavar="RUN", help="a trained model")
+    command.add_argument("--format", default="onnx", choices=["onnx", "onnx-int8"], help="of the file")
+    command.add_argument("--out", type=Path, metavar="FILE", help="(else RUN.onnx or RUN_int8.onnx here)")
+    command.add_argument("--models", type=Path, default=store.models_folder(), help="the folder of trained models")
+    command.add_argument("--data", type=Path, help="the folder of CIFAR-100 (else MNV3_DATA, else ./data)")
+
+
+def run(options: argparse.Namespace) -> None:
+    int8 = options.format == "onnx-int8"
+    path = options.out or Path(f"{options.run}{'_int8' if int8 else ''}.onnx")
+    facts = export.export(options.run, path, int8=int8, models=options.models, data_folder=options.data)
+    print(
+        f"{path}: {path.stat().st_size / 1e6:.2f} MB; on {facts['images']} images the fp32 logits differ from "
+        f"PyTorch's by {facts['gap']:.1e} at most"
+    )
+    if int8:
+        print(f"top-1 on the test set: {facts['top1_int8']:.2f} %; fp32: {facts['top1']:.2f} %")

@@ -1,0 +1,51 @@
+"""`mnv3 import`: the weights in an old .pth file."""
+
+import argparse
+from pathlib import Path
+
+from mnv3lib import data, importing, networks
+from mnv3lib.commands.options import add_command, model
+from mnv3lib.networks import Architecture
+
+
+def add(commands) -> None:
+    command = add_command(
+        commands,
+        "import",
+        run,
+        "Make the weights in a .pth file a run, without running what is in the file, and measure it. The keys must be "
+        "torchvision's or mnv3lib's own, the classes in alphabetical order.",
+    )
+    command.add_argument("file", type=Path, metavar="FILE", help="a state dict that torch.save wrote")
+    command.add_argument("--run", required=True, metavar="NAME", help="what to call it")
+    command.add_argument("--models", type=Path, default=Path("build/imported"), help="the folder that it goes to")
+    command.add_argument("--data", type=Path, help="the folder of CIFAR-100 (else MNV3_DATA, else ./data)")
+    command.add_argument("--dataset", default="cifar100", choices=data.CLASSES, help="that it was trained on")
+    command.add_argument("--model", type=model, required=True, help=f"one of {', '.join(networks.MODELS)}")
+    command.add_argument("--width", type=float, default=1.0, help="its width multiplier")
+    command.add_argument("--lowered-strides", type=int, default=3, help="stride-2 layers that run at stride 1 in it")
+    command.add_argument("--penultimate", type=int, help="channels before its classifier (else the paper's)")
+    command.add_argument("--se-last", action="store_true", help="squeeze-excitation on Small's last 1x1 convolution")
+    for name in ("mean", "std"):
+        command.add_argument(f"--{name}", type=float, nargs=3, metavar=("R", "G", "B"), help="(else the data set's)")
+
+
+def run(options: argparse.Namespace) -> None:
+    dataset = data.load(options.dataset, options.data)
+    record = importing.import_pth(
+        options.file,
+        options.run,
+        options.models,
+        architecture=Architecture(
+            options.model,
+            options.width,
+            num_classes=len(dataset.classes),
+            lowered_strides=options.lowered_strides,
+            penultimate=options.penultimate,
+            se_last=options.se_last,
+        ),
+        dataset=dataset,
+        mean=options.mean,
+        std=options.std,
+    )
+    print(f"{record['run']}: top-1 {record['result']['top1']:.2f} %, in {options.models}")

@@ -1,0 +1,105 @@
+"""`mnv3 latency`: how fast the networks are, in use and in training."""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from mnv3lib import latency, latency_text, networks, runtimes, store, writing
+from mnv3lib.commands.options import add_command, model, note, positive
+
+
+def add(commands) -> None:
+    command = add_command(
+        commands,
+        "latency",
+        run,
+        "How long a forward pass takes: named runs, or models at widths, or (without either) every trained model and "
+        "every width of the four networks, untrained where there is no run. The table says which.",
+    )
+    command.add_argument("runs", nargs="*", metavar="RUN", help="trained models")
+    command.add_argument("--model", type=model, nargs="+", choices=networks.MODELS, help="(else all)")
+    command.add_argument("--width", type=float, nargs="+", help=f"(else {' '.join(map(str, latency.WIDTHS))})")
+    command.add_argument("--batch", type=positive, nargs="+", help="images at a time (else 1 64; in training 128)")
+    command.add_argument("--size", type=positive, default=32, help="pixels a side")
+    command.add_argument(
+        "--lowered-strides", type=int, default=3, metavar="N", help="of untrained networks; 0 for 224 px"
+    )
+    command.add_argument(
+        "--threads", dest="counts", type=positive, nargs="+", metavar="N", help="of torch (else as many as cores)"
+    )
+    command.add_argument(
+        "--runtime",
+        nargs="+",
+        default=["channels_last"],
+        choices=[*runtimes.RUNTIMES, "all"],
+        metavar="RUNTIME",
+        help=f"{', '.join(runtimes.RUNTIMES)} or all",
+    )
+    command.add_argument("--peers", action="store_true", help="torchvision's and timm's networks in the same rounds")
+    command.add_argument(
+        "--training",
+        action="store_true",
+        help="images a second in training instead, beside a plain loop (V3 Small 0.25, 1.0 and Large 1.0 if no others "
+        "are named)",
+    )
+    command.add_argument(
+        "--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: the CPU, and a GPU if there is one"
+    )
+    command.add_argument("--seconds", type=float, default=2.0, help="for each measurement")
+    command.add_argument("--models", type=Path, default=store.models_folder(), help="the folder of trained models")
+    command.add_argument("--format", default="table", choices=["table", "csv", "json"], help="of the output")
+    command.add_argument(
+        "--out", type=Path, metavar="PATH", help="write a CSV too: to this file, or to a file in this folder"
+    )
+    command.set_defaults(usage_error=command.error)
+
+
+def run(options: argparse.Namespace) -> None:
+    table = training_speeds(options) if options.training else latencies(options)
+    if options.out:
+        path = options.out if options.out.suffix == ".csv" else options.out / latency.file_name(table)
+        with writing.replacing(path) as temporary:
+            temporary.write_text(latency_text.as_text(table, "csv"), encoding="utf-8")
+        note(f"written to {path}")
+    print(latency_text.as_text(table, options.format), end="")
+
+
+def latencies(options: argparse.Namespace) -> pd.DataFrame:
+    subjects = latency.subjects(
+        options.runs,
+        options.model,
+        options.width,
+        folder=options.models,
+        size=options.size,
+        lowered_strides=options.lowered_strides,
+    )
+    if options.peers:
+        subjects += latency.theirs(options.model or networks.MODELS, options.size, options.lowered_strides)
+    return latency.compare(
+        subjects,
+        runtimes=list(runtimes.RUNTIMES) if "all" in options.runtime else options.runtime,
+        batches=options.batch or [1, 64],
+        threads=options.counts,
+        devices=latency.devices(options.device),
+        size=options.size,
+        seconds=options.seconds,
+    )
+
+
+def training_speeds(options: argparse.Namespace) -> pd.DataFrame:
+    from mnv3lib import training_speed  # nothing else needs it
+
+    if options.runs or options.peers or options.size != 32 or len(options.batch or []) > 1:
+        options.usage_error("--training takes --model, --width, one --batch, --threads, --seconds, --format and --out")
+    pairs = training_speed.NETWORKS
+    if options.model or options.width:
+        pairs = [(one, width) for one in options.model or ["v3_small", "v3_large"] for width in options.width or [1.0]]
+    tables = [
+        training_speed.compare(
+            one, width, batch_size=(options.batch or [128])[0], threads=count, seconds=options.seconds
+        )
+        for one, width in pairs
+        for count in options.counts or [None]
+    ]
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,109 @@
+"""What the commands share: the parser, common options, an option for each field of a recipe."""
+
+import argparse
+import dataclasses
+import re
+import sys
+import types
+import typing
+from pathlib import Path
+
+from mnv3lib import recipe, store
+from mnv3lib.networks import Architecture
+from mnv3lib.recipe import Recipe
+
+ALIASES = {"small": "v3_small", "large": "v3_large"}
+OTHER_NAMES = {"epochs": ["--iter"], "batch_size": ["--batch"]}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one line an error."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def add_command(commands, name: str, function, text: str) -> Parser:
+    command = commands.add_parser(
+        name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    command.set_defaults(command=function)
+    return command
+
+
+def add_common(command: Parser) -> None:
+    command.add_argument("--models", type=Path, default=store.models_folder(), help="the folder of trained models")
+    command.add_argument("--data", type=Path, help="the folder of CIFAR-100 (else MNV3_DATA, else ./data)")
+    command.add_argument("--threads", type=positive, help="threads of torch (else as many as there are cores)")
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+def model(text: str) -> str:
+    return ALIASES.get(text, text)
+
+
+def add_recipe_fields(command, *, several: bool = False) -> None:
+    """An option for each field of a recipe; its help is what the docstring says and the named recipes' values."""
+    named = {name: recipe.make(name) for name in recipe.RECIPES}
+    texts = field_texts(Architecture) | field_texts(Recipe)
+    hints = typing.get_type_hints(Recipe)
+    for field in dataclasses.fields(Recipe):
+        if field.name in ("recipe", "num_classes"):
+            continue
+        values = {name: getattr(made, field.name) for name, made in named.items()}
+        same = len(set(values.values())) == 1
+        default = values["modern"] if same else ", ".join(f"{name}: {value}" for name, value in values.items())
+        kind = hints[field.name]
+        if isinstance(kind, types.UnionType):
+            kind = kind.__args__[0]
+        options = {"type": kind, "metavar": kind.__name__.upper()}
+        if field.name == "model":
+            options = {"type": model, "metavar": "MODEL"}
+        elif field.name == "image_sizes":
+            options = {"type": sizes, "metavar": "PIXELS,..."}
+        elif kind is bool:
+            options = {"type": truth, "metavar": "BOOL", "nargs": "?", "const": True}
+        if several:
+            options.pop("const", None)
+            options["nargs"] = "+"
+        command.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            *OTHER_NAMES.get(field.name, []),
+            dest=field.name,
+            default=argparse.SUPPRESS,
+            help=f"{texts[field.name]} (default: {default})".replace("%", "%%"),
+            **options,
+        )
+
+
+def field_texts(documented: type) -> dict[str, str]:
+    """What the docstring of a dataclass says of each field, in lines of the form `name: text`."""
+    entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", documented.__doc__, flags=re.MULTILINE)
+    return {name: " ".join(text.split()).rstrip(".") for name, text in entries}
+
+
+def truth(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError
+    return text.lower() == "true"
+
+
+def sizes(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def recipe_of(options: argparse.Namespace) -> Recipe:
+    """The recipe that the options describe."""
+    names = {field.name for field in dataclasses.fields(Recipe)} - {"recipe"}
+    return recipe.make(options.recipe, **{name: value for name, value in vars(options).items() if name in names})
+
+
+def note(line: str) -> None:
+    """A line beside the output."""
+    print(f"mnv3: {line}", file=sys.stderr)

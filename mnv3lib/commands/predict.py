@@ -1,0 +1,48 @@
+"""`mnv3 predict`: images to labels."""
+
+import argparse
+from pathlib import Path
+
+from mnv3lib import prediction, store, writing
+from mnv3lib.commands.options import add_command, note, positive
+
+
+def add(commands) -> None:
+    command = add_command(
+        commands,
+        "predict",
+        run,
+        "Label images with every trained model. A file that is no image is reported, the rest goes on (exit code 1).",
+    )
+    command.add_argument(
+        "paths", nargs="*", type=Path, metavar="PATH", help="images and folders of images (else test_images)"
+    )
+    command.add_argument("--run", nargs="+", action="extend", metavar="RUN", help="which models (else all)")
+    command.add_argument("--models", type=Path, default=store.models_folder(), help="the folder of trained models")
+    command.add_argument("--threads", type=positive, help="threads of torch (else as many as there are cores)")
+    command.add_argument("--top", type=positive, default=5, help="guesses an image")
+    command.add_argument("--format", default="table", choices=["table", "csv", "json"], help="of the output")
+    command.add_argument("--out", type=Path, metavar="FILE", help="where to write it (else to the terminal)")
+
+
+def run(options: argparse.Namespace) -> int:
+    failures = []
+
+    def failed(line: str) -> None:
+        failures.append(line)
+        note(line)
+
+    table = prediction.label(
+        options.paths or [prediction.images_folder()],
+        options.run or (),
+        models=options.models,
+        top=options.top,
+        report=failed,
+    )
+    text = prediction.as_text(table, options.format)
+    if options.out:
+        with writing.replacing(options.out) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    elif not table.empty:
+        print(text, end="")
+    return 1 if failures else 0

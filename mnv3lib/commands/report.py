@@ -1,0 +1,35 @@
+"""`mnv3 report`: the notebooks as pages."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mnv3lib import store
+from mnv3lib.commands.options import add_command
+from mnv3lib.provenance import ROOT
+
+
+def add(commands) -> None:
+    command = add_command(commands, "report", run, "Run the notebooks and export the report as HTML.")
+    command.add_argument("--models", type=Path, default=store.models_folder(), help="the folder of trained models")
+    command.add_argument("--output", type=Path, default=ROOT / "report", help="the folder of the pages")
+    command.add_argument("--figures", type=Path, default=ROOT / "figures", help="the folder of the figures")
+    command.add_argument("--check", action="store_true", help="only tell whether the report is up to date")
+
+
+def run(options: argparse.Namespace) -> int:
+    from mnv3lib import report, results  # Jupyter is slow to import
+
+    if options.check:
+        changed = report.outdated(options.output, models=options.models)
+        if changed:
+            print(f"the report is older than {', '.join(changed)}: run mnv3 report", file=sys.stderr)
+        return int(bool(changed))
+    try:
+        page = report.make(output=options.output, figures=options.figures, models=options.models)
+    except report.NotebookError as error:
+        print(f"mnv3: error: {error}", file=sys.stderr)
+        return 1
+    results.update_readme(ROOT / "README.md", options.models)
+    print(f"open {page}")
+    return 0

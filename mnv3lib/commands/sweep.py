@@ -1,0 +1,99 @@
+"""`mnv3 sweep`: a grid of runs, or the ablations."""
+
+import argparse
+import dataclasses
+import os
+import sys
+from pathlib import Path
+
+from mnv3lib import checkpoint, data, store
+from mnv3lib.axes import AXES
+from mnv3lib.commands.options import add_command, add_recipe_fields, note, positive
+from mnv3lib.errors import InputError
+from mnv3lib.recipe import Recipe
+
+
+def add(commands) -> None:
+    command = add_command(
+        commands,
+        "sweep",
+        run,
+        "Train a grid of runs, each through notebook 02, side by side on this machine or on a Dask cluster. Runs that "
+        "have their record are skipped, and interrupted ones go on.",
+    )
+    command.add_argument("file", nargs="?", type=Path, help="a YAML file with a list of grids under `runs`")
+    command.add_argument(
+        "--ablation",
+        nargs="+",
+        metavar="AXIS",
+        help="the runs of an axis of notebook 05, of one variant (AXIS/VARIANT), of those that tell most for their "
+        f"time (first) or of all; records only; --seed takes several. Axes: {', '.join(AXES)}",
+    )
+    command.add_argument(
+        "--models", type=Path, help="where the trained models go (else trained_models, or for ablations their folder)"
+    )
+    command.add_argument("--data", type=Path, help="the folder of CIFAR-100 (else MNV3_DATA, else ./data)")
+    command.add_argument("--executed", type=Path, default=Path("build/sweep"), help="where the executed notebooks go")
+    command.add_argument("--no-weights", action="store_true", help="keep records and histories alone")
+    command.add_argument("--workers", type=positive, default=os.cpu_count(), help="runs side by side on this machine")
+    command.add_argument("--threads", type=positive, default=1, help="threads of each run")
+    command.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that runs already")
+    command.add_argument("--scheduler-file", type=Path, help="that a Dask scheduler wrote")
+    command.add_argument("--dry-run", action="store_true", help="only list the runs and whether they are done")
+    fields = command.add_argument_group("the grid: one or several values for any field of the recipe")
+    fields.add_argument("--recipe", nargs="+", default=argparse.SUPPRESS, help="(default: modern)")
+    add_recipe_fields(fields, several=True)
+
+
+def run(options: argparse.Namespace) -> int:
+    from mnv3lib import ablations, results, sweep  # Dask and Jupyter are slow to import
+
+    names = {field.name for field in dataclasses.fields(Recipe)}
+    fields = {name: value for name, value in vars(options).items() if name in names}
+    if bool(options.file) == bool(fields or options.ablation):
+        raise InputError("name either a YAML file or fields of the recipe, e.g. --model small large --width 0.25 0.5")
+    models = options.models or (ablations.folder() if options.ablation else store.models_folder())
+    if options.ablation:
+        recipes = planned_ablations(options.ablation, fields, models, print if options.dry_run else note)
+    else:
+        recipes = sweep.distinct(sweep.read(options.file) if options.file else sweep.grid(**fields))
+    for name in {made.dataset for made in recipes}:
+        data.load(name, options.data)
+    jobs = [
+        sweep.Job(
+            made,
+            models=models.absolute(),
+            checkpoints=checkpoint.base_folder().absolute(),
+            executed=options.executed.absolute(),
+            data=data.cifar100_folder(options.data).absolute(),
+            threads=options.threads,
+            weights=not (options.no_weights or options.ablation),
+        )
+        for made in recipes
+    ]
+    if options.dry_run:
+        for job in jobs:
+            print(f"{job.run}: {'done' if job.is_done else f'{job.epochs_done} of {job.recipe.epochs} epochs'}")
+        return 0
+    with sweep.connect(options.scheduler, options.scheduler_file, options.workers) as client:
+        failed = sweep.sweep(jobs, client)
+    for run, reason in failed.items():
+        print(f"mnv3: error: {run}: {reason}", file=sys.stderr)
+    if store.runs(models):
+        print(f"all runs of {models} are in {results.write_csv(models)}")
+    return int(bool(failed))
+
+
+def planned_ablations(names: list[str], fields: dict, models: Path, log) -> list[Recipe]:
+    """The runs of the named ablations that are not recorded yet; `log` gets a line for those that are."""
+    from mnv3lib import ablations  # pandas and SciPy are slow to import
+
+    several = [name for name, values in fields.items() if name != "seed" and len(values) > 1]
+    if several:
+        raise InputError(f"{', '.join(several)}: with --ablation only --seed takes several values")
+    changes = {name: values[0] for name, values in fields.items() if name != "seed"}
+    planned = ablations.plan(names, fields.get("seed", ()), **changes)
+    left = ablations.missing(planned, ablations.recorded(models), models)
+    if len(left) < len(planned):
+        log(f"{len(planned) - len(left)} of {len(planned)} runs are recorded already")
+    return left

@@ -1,0 +1,29 @@
+"""`mnv3 train`: one model."""
+
+import argparse
+
+from mnv3lib import data, recipe, training
+from mnv3lib.commands.options import add_command, add_common, add_recipe_fields, recipe_of
+
+
+def add(commands) -> None:
+    command = add_command(commands, "train", run, "Train one model, or go on with a run that was stopped.")
+    add_common(command)
+    command.add_argument("--recipe", default="modern", choices=recipe.RECIPES, help="what is not given here is as in")
+    command.add_argument("--overwrite", action="store_true", help="replace a run of the same name")
+    command.add_argument("--no-weights", action="store_true", help="keep record and history alone")
+    fields = command.add_argument_group("the recipe (documented in mnv3lib.networks.Architecture and mnv3lib.Recipe)")
+    add_recipe_fields(fields)
+
+
+def run(options: argparse.Namespace) -> None:
+    made = recipe_of(options)
+    record = training.train(
+        made,
+        dataset=data.load(made.dataset, options.data),
+        models=options.models,
+        weights=not options.no_weights,
+        overwrite=options.overwrite,
+    )
+    result = record["result"]
+    print(f"{record['run']}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} % on {result['images']:,} images")
