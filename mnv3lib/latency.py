@@ -18,7 +18,11 @@ from mnv3lib.timing import measure, random_images
 from mnv3lib.training import default_device, keep_memory
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
-AS_THEY_COME = ("eager", "channels_last")  # the runtimes that the networks of other libraries are measured on
+AS_THEY_COME = (
+    "default",
+    "eager",
+    "channels_last",
+)  # the runtimes that the networks of other libraries are measured on
 
 
 @dataclass
@@ -156,7 +160,7 @@ def compare(
     """Time a forward pass of each network on each runtime, device and number of threads, with each batch size.
 
     threads: default as many as torch uses now. On a GPU only the first number is measured, and PyTorch's runtimes.
-    Networks of other libraries are measured as they come, eager and channels_last, if these are among the runtimes.
+    Networks of other libraries are measured on those of AS_THEY_COME alone that are among the runtimes.
 
     Returns a row a measurement: model, width, library, run and top1 (None where untrained), layers (convolutions and
     linear ones), parameters, macs (of one image), size, device, batch, runtime, the columns of `measure` but the name,
@@ -231,13 +235,14 @@ def file_name(table: pd.DataFrame) -> str:
 def relative(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of compare's table with `label`, and `ratio`, `low` and `high`: median and quartiles over the reference.
 
-    The reference is what most people run: the same network from torchvision (from timm where torchvision has none) in
-    PyTorch as it comes, with the same batch size, threads and input, of the same file. Rows without one are left out.
+    The reference is what most people run: the same network from torchvision (from timm where torchvision has none) on
+    the runtime "default" (else "eager"), with the same batch size, threads and input, of the same file. Rows without
+    one are left out.
     """
     keys = ["file", "device", "threads", "batch", "size", "model", "width"]
     table = table.assign(file=table.get("file", ""))
-    theirs = table[(table["runtime"] == "eager") & (table["library"] != "mnv3lib")]
-    theirs = theirs.sort_values("library", ascending=False).drop_duplicates(keys)  # torchvision before timm
+    theirs = table[table["runtime"].isin(["default", "eager"]) & (table["library"] != "mnv3lib")]
+    theirs = theirs.sort_values(["library", "runtime"], ascending=[False, True]).drop_duplicates(keys)
     both = table.merge(theirs[[*keys, "median_ms", "library"]], on=keys, suffixes=("", "_reference"))
     unit = both["median_ms_reference"]
     label = both["runtime"].where(both["library"] == "mnv3lib", both["library"] + ", " + both["runtime"])

@@ -1,12 +1,15 @@
 """The ways to run a network: PyTorch's layouts, batch norm folded, compiled, onnxruntime, OpenVINO."""
 
+import multiprocessing
 import tempfile
+import weakref
 from collections.abc import Callable
 from copy import deepcopy
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -16,7 +19,8 @@ from mnv3lib.profiling import fold
 from mnv3lib.timing import forward
 
 RUNTIMES = {
-    "eager": "PyTorch as it comes: NCHW layout",
+    "default": "PyTorch as a script runs it: NCHW, in a process of its own where the C library keeps no freed memory",
+    "eager": "PyTorch, NCHW layout, with freed memory kept (see training.keep_memory), as for all below",
     "channels_last": "PyTorch with the channels of a pixel side by side in memory",
     "folded": "the same, with batch norm folded into the convolutions",
     "compiled": "torch.compile of the folded network, channels_last",
@@ -40,6 +44,8 @@ class Runner:
         unknown runtime or one that is not installed.
         """
         choose("runtime", runtime, RUNTIMES)
+        if runtime == "default":
+            return _default(deepcopy(self.network), images.contiguous(), threads)
         if runtime in ANYWHERE:
             layout = torch.contiguous_format if runtime == "eager" else torch.channels_last
             network = fold(self.network) if runtime in ("folded", "compiled") else deepcopy(self.network)
@@ -65,6 +71,38 @@ class Runner:
             source.write_bytes(self.onnx)
             export.quantize(source, path, lambda: iter([torch.randn(16, 3, self.size, self.size)]))
             return path.read_bytes()
+
+
+def _default(network: nn.Module, images: torch.Tensor, threads: int | None) -> Callable[[], np.ndarray]:
+    """A callable that has a process of its own run the network, and waits for the answer (0.1 ms for the messages).
+
+    The process ends with the callable.
+    """
+    context = multiprocessing.get_context("spawn")
+    end, other = context.Pipe()
+    process = context.Process(target=_serve, args=(other, network, images, threads), daemon=True)
+    process.start()
+    other.close()
+
+    def call() -> np.ndarray:
+        end.send(None)
+        return end.recv()
+
+    weakref.finalize(call, end.close)
+    return call
+
+
+def _serve(end, network: nn.Module, images: torch.Tensor, threads: int | None) -> None:
+    """In the child of `_default`: one forward pass for each message, until there are no more."""
+    if threads:
+        torch.set_num_threads(threads)
+    call = forward(network.to(memory_format=torch.contiguous_format), images)
+    while True:
+        try:
+            end.recv()
+        except EOFError:
+            return
+        end.send(call().numpy())
 
 
 def _openvino(content: bytes, batch, threads: int | None) -> Callable[[], object]:

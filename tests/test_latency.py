@@ -316,10 +316,14 @@ def test_relative_is_to_torchvision_else_to_timm_and_within_one_file():
         ("a", "v2", "torchvision", "eager", 6.0),
         ("a", "v2", "timm", "eager", 12.0),
         ("b", "v2", "mnv3lib", "eager", 1.0),
+        ("c", "v2", "torchvision", "eager", 3.0),
+        ("c", "v2", "torchvision", "default", 4.0),
     ]
     table = pd.DataFrame(rows, columns=["file", "model", "library", "runtime", "median_ms"])
     table = table.assign(p25_ms=table["median_ms"] / 2, p75_ms=2 * table["median_ms"])
     found = latency.relative(table.assign(device="cpu", threads=1, batch=1, size=32, width=1.0))
+    assert found[found["file"] == "c"].set_index("label")["ratio"]["torchvision, eager"] == 0.75
+    found = found[found["file"] == "a"]
     ratio = found.set_index(["model", "label"])["ratio"].to_dict()
     assert ratio == {
         ("v1", "eager"): 0.5,
