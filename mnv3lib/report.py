@@ -1,6 +1,5 @@
 """Run the notebooks with papermill and export them as pages that open offline."""
 
-import ast
 import base64
 import hashlib
 import json
@@ -9,7 +8,7 @@ import re
 import shutil
 import sys
 import tempfile
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -24,8 +23,9 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.preprocessors.sanitize import SanitizeHTML
 from traitlets.config import Config
 
-from mnv3lib import data, provenance, recipe, results, store, writing
+from mnv3lib import data, provenance, results, store, writing
 from mnv3lib.errors import InputError
+from mnv3lib.parameters import check as check_parameters
 from mnv3lib.provenance import ROOT
 
 TEMPLATES = files("mnv3lib") / "templates"
@@ -74,33 +74,6 @@ class Page:
 def pages(folder: Path = ROOT / "notebooks") -> list[Page]:
     """The notebooks in `folder` whose name starts with two digits, in order."""
     return [Page(path) for path in sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))]
-
-
-def check_parameters(notebook: Path, parameters: dict) -> None:
-    """Raise InputError for a parameter that the notebook does not have, or of another type than its default.
-
-    papermill itself only warns, and runs with the default. Of a notebook that trains, the values must make a recipe.
-    """
-    known = papermill.inspect_notebook(str(notebook))
-    defaults = {}
-    for name, told in known.items():
-        with suppress(ValueError, SyntaxError):
-            defaults[name] = ast.literal_eval(told["default"])
-    for name, value in parameters.items():
-        if name not in known:
-            raise InputError(f"{notebook.name} has no parameter {name!r}: choose from {', '.join(known)}")
-        if name not in defaults:
-            continue
-        default = defaults[name]
-        whole = type(value) is int and type(default) is float  # 1 for 1.0
-        if None not in (default, value) and type(value) is not type(default) and not whole:
-            raise InputError(f"{notebook.name}: {name}={value!r} should be {type(default).__name__}, as {default!r} is")
-    if {"model", "changes"} <= defaults.keys():
-        fields = {name: value for name, value in (defaults | parameters).items() if name in recipe.DEFAULTS}
-        try:
-            recipe.make(**fields | (defaults | parameters)["changes"])
-        except InputError as error:
-            raise InputError(f"{notebook.name}: {error}") from None
 
 
 def run_notebook(notebook: Path, output: Path, parameters: dict) -> None:

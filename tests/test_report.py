@@ -13,7 +13,7 @@ import yaml
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from mnv3lib import report
+from mnv3lib import parameters, report
 from mnv3lib.errors import InputError
 from mnv3lib.provenance import ROOT
 
@@ -111,7 +111,7 @@ def test_wrong_parameters_are_refused_before_anything_runs(make, notebooks, para
 
 
 def test_an_int_serves_as_a_float_and_anything_as_none(notebooks):
-    report.check_parameters(notebooks / "01_first.ipynb", {"rate": 1, "nothing": 3, "name": None})
+    parameters.check(notebooks / "01_first.ipynb", {"rate": 1, "nothing": 3, "name": None})
 
 
 @pytest.fixture(scope="session")
