@@ -12,8 +12,8 @@ class Beyond:
     """What a recipe's `augmentation` does to a batch: to its pixels, or to the network's inputs and their labels.
 
     trivialaugment (Müller and Hutter 2021) and erasing (Zhong et al. 2020; half of the images) take one image at a
-    time, for 6 % and 2 % of a training step of V3 Small 0.25 on one core; cutmix (Yun et al. 2019) and mixup (Zhang
-    et al. 2018) mix each image of a batch with its neighbour, all by the same share.
+    time; cutmix (Yun et al. 2019) and mixup (Zhang et al. 2018) mix each image of a batch with its neighbour, all by
+    the same share.
     """
 
     def __init__(self, name: str, classes: int):

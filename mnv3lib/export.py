@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from mnv3lib import data, store, writing
+from mnv3lib import data, prediction, store, training, writing
 from mnv3lib.data import Split
-from mnv3lib.errors import InputError
+from mnv3lib.errors import InputError, one_line
 from mnv3lib.networks import MobileNet
 
 TOLERANCE = 1e-4  # the largest difference of a logit between PyTorch and onnxruntime
@@ -47,8 +47,7 @@ class Normalised(nn.Module):
 def as_onnx(module: nn.Module, size: int):
     """`module` in eval mode as an onnx.ModelProto: images [batch, 3, size, size] to logits, the batch size open."""
     _deploy()
-    with warnings.catch_warnings(), _quiet():
-        warnings.simplefilter("ignore")
+    with _quiet():
         program = torch.onnx.export(
             module.eval(),
             (torch.zeros(2, 3, size, size),),
@@ -117,7 +116,7 @@ def quantize(source: Path, path: Path, batches: Callable[[], Iterator[torch.Tens
     """Write the ONNX file `source` to `path` with int8 convolutions and linear layers (static, a scale per channel).
 
     batches: gives the float images from which the ranges of the activations are taken: all but the largest 0.01 % of
-    the values, which would stretch the steps for all others (plain extremes cost V3 Small 0.25 two points and more).
+    the values, which would stretch the steps for all others.
     Weights have 7 bits, since processors without VNNI overflow in sums of 8-bit products.
     """
     _deploy()
@@ -132,7 +131,7 @@ def quantize(source: Path, path: Path, batches: Callable[[], Iterator[torch.Tens
             part = next(self.parts, None)
             return None if part is None else {"images": part.numpy()}
 
-    with tempfile.TemporaryDirectory() as folder, _quiet(), contextlib.redirect_stdout(io.StringIO()):
+    with tempfile.TemporaryDirectory() as folder, _quiet():
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
         quantization.quantize_static(
@@ -159,11 +158,10 @@ def session(path: Path, threads: int | None = None):
     try:
         opened = open_session(path, threads)
         classes(opened)
+    except InputError:
+        raise
     except Exception as error:  # onnxruntime's exceptions have no common base but this
-        if isinstance(error, InputError):
-            raise
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{path} is no ONNX file that mnv3 export wrote ({reason})") from None
+        raise InputError(f"{path} is no ONNX file that mnv3 export wrote ({one_line(error, 120)})") from None
     return opened
 
 
@@ -226,21 +224,13 @@ def _calibration(images: torch.Tensor) -> torch.Tensor:
 
 def _photographs(size: int) -> torch.Tensor:
     """The images of test_images, for a check without CIFAR-100."""
-    from mnv3lib import prediction
-
-    paths = [path for path in sorted(prediction.images_folder().glob("*")) if path.suffix in (".jpg", ".png")]
-    if not paths:
-        raise InputError("neither CIFAR-100 nor test_images is here, and an export is checked on images: set MNV3_DATA")
+    paths = prediction.find_images([prediction.images_folder()])
     return torch.stack([prediction.as_pixels(prediction.load_image(path), size) for path in paths])
 
 
 def _sized(images: torch.Tensor, size: int) -> torch.Tensor:
     """uint8 images [n, height, width, 3] resampled to `size` pixels a side where they differ."""
-    if images.shape[1] == size:
-        return images
-    resized = nn.functional.interpolate(
-        images.permute(0, 3, 1, 2).float(), (size, size), mode="bilinear", antialias=True
-    )
+    resized = training.resize(images.permute(0, 3, 1, 2).float(), size)
     return resized.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
@@ -250,15 +240,17 @@ def _floats(images: torch.Tensor, batch: int = 100) -> Iterator[torch.Tensor]:
         yield (part.permute(0, 3, 1, 2).float() / 255).contiguous()
 
 
-class _quiet:  # noqa: N801 (a context manager that is used like a function)
-    """Keep onnxscript, onnx_ir and onnxruntime from logging what went as usual."""
-
-    def __enter__(self):
-        self.before = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-
-    def __exit__(self, *_):
-        logging.disable(self.before)
+@contextlib.contextmanager
+def _quiet():
+    """Keep onnxscript, onnx_ir and onnxruntime from saying what went as usual."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _deploy():

@@ -79,18 +79,13 @@ def import_pth(
     except InputError as error:
         raise InputError(f"{path} does not fit {architecture.model} {architecture.width:g}: {error}") from None
     predictions = training.best_five(network.eval(), dataset.test)
-    hits = predictions["classes"] == predictions["labels"][:, None]
     parameters, macs = cost.totals(network)
     record = {
         "run": run,
         "recipe": dataclasses.asdict(architecture) | {"dataset": dataset.name, "split": "full", "image_sizes": [32]},
         "parameters": parameters,
         "macs": macs,
-        "result": {
-            "top1": round(100 * float(hits[:, 0].mean()), 4),
-            "top5": round(100 * float(hits.any(1).mean()), 4),
-            "images": len(hits),
-        },
+        "result": training.accuracy(predictions),
         "environment": provenance.environment(),
         "commit": provenance.commit(),
         "started": provenance.now(),

@@ -18,11 +18,15 @@ from mnv3lib.timing import measure, random_images
 from mnv3lib.training import default_device, keep_memory
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
-AS_THEY_COME = (
-    "default",
-    "eager",
-    "channels_last",
-)  # the runtimes that the networks of other libraries are measured on
+# What the networks of other libraries are measured on
+AS_THEY_COME = ("default", "eager", "channels_last")
+
+# What a recorded table must have, of a forward pass or of training
+_SETTING = ["file", "model", "width", "batch", "threads", "processor", "torch", "commit", "measured"]
+COLUMNS = {
+    "latency": [*_SETTING, "library", "runtime", "device", "size", "median_ms", "p25_ms", "p75_ms"],
+    "training": [*_SETTING, "loop", "parameters", "images_per_second", "low", "high", "times"],
+}
 
 
 @dataclass
@@ -243,12 +247,19 @@ def relative(table: pd.DataFrame) -> pd.DataFrame:
     table = table.assign(file=table.get("file", ""))
     theirs = table[table["runtime"].isin(["default", "eager"]) & (table["library"] != "mnv3lib")]
     theirs = theirs.sort_values(["library", "runtime"], ascending=[False, True]).drop_duplicates(keys)
-    both = table.merge(theirs[[*keys, "median_ms", "library"]], on=keys, suffixes=("", "_reference"))
-    unit = both["median_ms_reference"]
+    both = table.merge(theirs[[*keys, "median_ms"]].rename(columns={"median_ms": "unit"}), on=keys)
+    unit = both.pop("unit")
     label = both["runtime"].where(both["library"] == "mnv3lib", both["library"] + ", " + both["runtime"])
     return both.assign(
         label=label, ratio=both["median_ms"] / unit, low=both["p25_ms"] / unit, high=both["p75_ms"] / unit
-    ).drop(columns="median_ms_reference")
+    )
+
+
+def newest(relative: pd.DataFrame, size: int) -> pd.DataFrame:
+    """The rows of `relative`'s table for `size` px images, from the newest file, with the most threads there."""
+    rows = relative[relative["size"] == size]
+    rows = rows[rows["file"] == rows["file"].max()]  # whose name begins with the date
+    return rows[rows["threads"] == rows["threads"].max()]
 
 
 def recorded(folder: Path, kind: str = "latency") -> pd.DataFrame:
@@ -257,15 +268,13 @@ def recorded(folder: Path, kind: str = "latency") -> pd.DataFrame:
     kind: latency (the columns of `compare`) or training (those of training_speed.compare). The column `file` tells
     where a row is from. Raises InputError for a file that is neither.
     """
-    column = {"latency": "runtime", "training": "loop"}
     tables = []
     for path in sorted(Path(folder).glob("*.csv")):
         try:
             table = pd.read_csv(path).assign(file=path.name)
-            table[["model", "width", "batch", "threads", "processor", "measured"]]
-            found = next(name for name, its in column.items() if its in table)
-        except (ValueError, KeyError, StopIteration):
+            found = next(name for name, columns in COLUMNS.items() if set(columns) <= set(table))
+        except (ValueError, StopIteration):
             raise InputError(f"{path} is no table that mnv3 latency wrote: move it away") from None
         if found == kind:
             tables.append(table)
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS[kind])

@@ -1,19 +1,16 @@
 """The ways to run a network: PyTorch's layouts, batch norm folded, compiled, onnxruntime, OpenVINO."""
 
-import multiprocessing
 import tempfile
-import weakref
 from collections.abc import Callable
 from copy import deepcopy
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
-from mnv3lib import export
+from mnv3lib import export, processes
 from mnv3lib.errors import InputError, choose
 from mnv3lib.profiling import fold
 from mnv3lib.timing import forward
@@ -40,12 +37,12 @@ class Runner:
     def contestant(self, runtime: str, images: torch.Tensor, threads: int | None = None) -> Callable[[], object]:
         """A callable that runs the network in eval mode on `images`, float [batch, 3, size, size].
 
-        threads: of onnxruntime and OpenVINO, which do not follow torch's (None: one a core). Raises InputError for an
-        unknown runtime or one that is not installed.
+        threads: of onnxruntime, OpenVINO and the process of "default", which do not follow torch's here (None: one a
+        core). Raises InputError for an unknown runtime or one that is not installed.
         """
         choose("runtime", runtime, RUNTIMES)
         if runtime == "default":
-            return _default(deepcopy(self.network), images.contiguous(), threads)
+            return processes.start(_as_a_script, deepcopy(self.network), images.contiguous(), threads)
         if runtime in ANYWHERE:
             layout = torch.contiguous_format if runtime == "eager" else torch.channels_last
             network = fold(self.network) if runtime in ("folded", "compiled") else deepcopy(self.network)
@@ -73,36 +70,12 @@ class Runner:
             return path.read_bytes()
 
 
-def _default(network: nn.Module, images: torch.Tensor, threads: int | None) -> Callable[[], np.ndarray]:
-    """A callable that has a process of its own run the network, and waits for the answer (0.1 ms for the messages).
-
-    The process ends with the callable.
-    """
-    context = multiprocessing.get_context("spawn")
-    end, other = context.Pipe()
-    process = context.Process(target=_serve, args=(other, network, images, threads), daemon=True)
-    process.start()
-    other.close()
-
-    def call() -> np.ndarray:
-        end.send(None)
-        return end.recv()
-
-    weakref.finalize(call, end.close)
-    return call
-
-
-def _serve(end, network: nn.Module, images: torch.Tensor, threads: int | None) -> None:
-    """In the child of `_default`: one forward pass for each message, until there are no more."""
+def _as_a_script(network: nn.Module, images: torch.Tensor, threads: int | None) -> Callable:
+    """In a process of its own: what answers any message with a forward pass."""
     if threads:
         torch.set_num_threads(threads)
     call = forward(network.to(memory_format=torch.contiguous_format), images)
-    while True:
-        try:
-            end.recv()
-        except EOFError:
-            return
-        end.send(call().numpy())
+    return lambda _: call().numpy()
 
 
 def _openvino(content: bytes, batch, threads: int | None) -> Callable[[], object]:

@@ -14,7 +14,7 @@ import yaml
 from tqdm import tqdm
 
 from mnv3lib import checkpoint, recipe, report, store
-from mnv3lib.errors import InputError
+from mnv3lib.errors import InputError, one_line
 from mnv3lib.provenance import ROOT
 from mnv3lib.recipe import Recipe
 
@@ -134,7 +134,7 @@ def connect(address: str | None = None, scheduler_file: Path | None = None, work
             try:
                 client = Client(address=address, scheduler_file=scheduler_file and str(scheduler_file), timeout=20)
             except (OSError, ValueError) as error:
-                reason = " ".join(str(error).split())
+                reason = one_line(error)
                 raise InputError(f"no Dask scheduler at {address or scheduler_file}: {reason}") from None
             with client:
                 yield client
@@ -188,7 +188,7 @@ def sweep(jobs: list[Job], client, log: Callable[[str], None] = print) -> dict[s
                 try:
                     log(f"{job.run}: top-1 {_top1(job, future):.2f} %")
                 except Exception as error:  # whatever it is, the other runs go on
-                    failed[job.run] = " ".join(str(error).split())
+                    failed[job.run] = one_line(error, 2000)
                     log(f"{job.run}: failed")
             progress = {job.run: job.epochs_done for job in waiting}
             bar.n = sum(progress.values())

@@ -113,21 +113,26 @@ def _made_already(recipe: Recipe, models: Path) -> dict | None:
 def describe(recipe: Recipe, fit: Fit) -> dict:
     """The record of a run, ready for JSON. Accuracies are in percent."""
     parameters, macs = cost.totals(fit.network, recipe.image_sizes[-1])
-    hits = fit.predictions["classes"] == fit.predictions["labels"][:, None]
     return {
         "run": recipe.run,
         "recipe": recipe.as_dict(),
         "parameters": parameters,
         "macs": macs,
-        "result": {
-            "top1": round(100 * float(hits[:, 0].mean()), 4),
-            "top5": round(100 * float(hits.any(1).mean()), 4),
-            "images": len(hits),
-        },
+        "result": accuracy(fit.predictions),
         "environment": provenance.environment(next(fit.network.parameters()).device),
         **fit.origin,
         "seconds": round(float(fit.history["seconds"].sum()), 1),
         "images_per_second": round(float(fit.history["images_per_second"].median()), 1),
+    }
+
+
+def accuracy(predictions: dict[str, np.ndarray]) -> dict:
+    """`top1` and `top5` of what `best_five` returned, in percent, and how many `images` that were."""
+    hits = predictions["classes"] == predictions["labels"][:, None]
+    return {
+        "top1": round(100 * float(hits[:, 0].mean()), 4),
+        "top5": round(100 * float(hits.any(1).mean()), 4),
+        "images": len(hits),
     }
 
 
@@ -170,8 +175,8 @@ def fit_recipe(
         start = time.perf_counter()
         predictions = best_five(network, test_split, recipe.image_sizes[-1])
         _check_finite(recipe, network, predictions, epoch)
-        top1 = 100 * float((predictions["classes"][:, 0] == predictions["labels"]).mean())
-        row = {**row, "test_top1": round(top1, 4), "seconds": round(row["seconds"] + time.perf_counter() - start, 3)}
+        top1 = accuracy(predictions)["top1"]
+        row = {**row, "test_top1": top1, "seconds": round(row["seconds"] + time.perf_counter() - start, 3)}
         history.append(row)
         if state:
             checkpoint.write(state, recipe, network, several, history, origin)

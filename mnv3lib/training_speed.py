@@ -5,13 +5,11 @@ layout, a DataLoader that augments PIL images one by one, SGD. The processes are
 threads hold for a whole process.
 """
 
-import multiprocessing
 import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -19,7 +17,7 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from mnv3lib import optimizers, peers, provenance, recipe, training
+from mnv3lib import optimizers, peers, processes, provenance, recipe, training
 from mnv3lib.data import Split
 from mnv3lib.errors import InputError
 from mnv3lib.networks import MobileNet
@@ -58,14 +56,12 @@ def compare(
     threads = threads or os.cpu_count()
     speeds = {loop: [] for loop in LOOPS}
     quiet = not sys.stderr.isatty()
-    with (
-        _started(made, threads) as asked,
-        tqdm(total=len(LOOPS) * (rounds + 1), desc=f"{model} {width:g}", leave=False, disable=quiet) as bar,
-    ):
-        steps, parameters = dict.fromkeys(LOOPS, 1), {}
+    trains = {loop: processes.start(_loop, loop, made, threads) for loop in LOOPS}
+    steps, parameters = dict.fromkeys(LOOPS, 1), {}
+    with tqdm(total=len(LOOPS) * (rounds + 1), desc=f"{model} {width:g}", leave=False, disable=quiet) as bar:
         for number in range(rounds + 1):
             for loop in LOOPS:
-                speed, parameters[loop] = asked(loop, steps[loop])
+                speed, parameters[loop] = trains[loop](steps[loop])
                 if number == 0:
                     steps[loop] = max(1, round(speed * seconds / batch_size))
                 else:
@@ -95,47 +91,11 @@ def compare(
     )
 
 
-@contextmanager
-def _started(made: recipe.Recipe, threads: int):
-    """A process a loop; yields a function that lets one of them train some steps: (loop, steps) to what it sends."""
-    context = multiprocessing.get_context("spawn")
-    processes, ends = [], {}
-    try:
-        for loop in LOOPS:
-            ends[loop], other = context.Pipe()
-            processes.append(context.Process(target=_work, args=(loop, made, threads, other)))
-            processes[-1].start()
-            other.close()
-
-        def ask(loop: str, steps: int) -> tuple[float, int]:
-            ends[loop].send(steps)
-            try:
-                return ends[loop].recv()
-            except EOFError:
-                raise RuntimeError(f"the process of the loop {loop!r} ended early: see its message above") from None
-
-        yield ask
-    finally:
-        for end in ends.values():
-            end.close()
-        for process in processes:
-            process.join(timeout=10)
-            if process.is_alive():
-                process.terminate()
-
-
-def _work(loop: str, made: recipe.Recipe, threads: int, end) -> None:
-    """In the child: for each number of steps received, send (images a second, parameters) until the pipe is closed."""
+def _loop(loop: str, made: recipe.Recipe, threads: int) -> Callable[[int], tuple[float, int]]:
+    """In a process of its own: what trains some steps and returns (images a second, parameters)."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    speed = _ours(made) if loop == "mnv3lib" else _plain(made, 2 if "workers" in loop else 0)
-    next(speed)
-    while True:
-        try:
-            steps = end.recv()
-        except EOFError:
-            return
-        end.send(speed.send(steps))
+    return _ours(made) if loop == "mnv3lib" else _plain(made, 2 if "workers" in loop else 0)
 
 
 def _noise(images: int) -> tuple[np.ndarray, np.ndarray]:
@@ -143,25 +103,23 @@ def _noise(images: int) -> tuple[np.ndarray, np.ndarray]:
     return generator.integers(0, 256, (images, 32, 32, 3), np.uint8), generator.integers(0, 100, images)
 
 
-def _ours(made: recipe.Recipe) -> Iterator:
-    """A generator that is sent steps and yields (images a second, parameters) of this package's loop."""
+def _ours(made: recipe.Recipe) -> Callable[[int], tuple[float, int]]:
+    """What trains some steps of this package's loop and returns (images a second, parameters)."""
     training.keep_memory()
     network = MobileNet(made.architecture).to(memory_format=torch.channels_last)
     network.mean, network.std = MEAN, STD
     several = optimizers.make(made, network)
-    result, epoch = None, 0
-    while True:
-        steps = yield result
-        images, labels = _noise(steps * made.batch_size)
-        row = training.train_epoch(
-            made, network, several, Split(torch.from_numpy(images), torch.from_numpy(labels)), epoch
-        )
-        epoch = (epoch + 1) % made.epochs
-        result = row["images_per_second"], sum(one.numel() for one in network.parameters())
+
+    def train(steps: int) -> tuple[float, int]:
+        split = Split(*map(torch.from_numpy, _noise(steps * made.batch_size)))
+        row = training.train_epoch(made, network, several, split, epoch=0)
+        return row["images_per_second"], _parameters(network)
+
+    return train
 
 
-def _plain(made: recipe.Recipe, workers: int) -> Iterator:
-    """The same for the plain loop."""
+def _plain(made: recipe.Recipe, workers: int) -> Callable[[int], tuple[float, int]]:
+    """The same of the plain loop."""
     from torchvision.models import get_model
 
     network = get_model(peers.NAMES["torchvision", made.model], num_classes=100, width_mult=made.width)
@@ -169,21 +127,27 @@ def _plain(made: recipe.Recipe, workers: int) -> Iterator:
     network.train()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
     batches = _endless(made.batch_size, workers)
-    result = None
-    while True:
-        steps = yield result
-        for step in range(AHEAD + steps if workers else steps):
-            if step == (AHEAD if workers else 0):
-                start = time.perf_counter()
-            images, labels = next(batches)
-            optimizer.zero_grad()
-            loss = F.cross_entropy(network(images), labels)
-            loss.backward()
-            optimizer.step()
-        result = (
-            steps * made.batch_size / (time.perf_counter() - start),
-            sum(one.numel() for one in network.parameters()),
-        )
+
+    def step() -> None:
+        images, labels = next(batches)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(network(images), labels)
+        loss.backward()
+        optimizer.step()
+
+    def train(steps: int) -> tuple[float, int]:
+        for _ in range(AHEAD if workers else 0):
+            step()
+        start = time.perf_counter()
+        for _ in range(steps):
+            step()
+        return steps * made.batch_size / (time.perf_counter() - start), _parameters(network)
+
+    return train
+
+
+def _parameters(network: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def _endless(batch_size: int, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 import torch
+from records import record_of
 
 from mnv3lib import ablations, ablations_text, build, cost, plots, recipe, results, store, sweep, training
 from mnv3lib.__main__ import main
@@ -147,24 +148,8 @@ def test_unknown_ablations_are_named():
         ablations.plan(["dropout/0.3"])
 
 
-def whole(made, top1=60.0):
-    """A record as store.load_record wants it."""
-    return {
-        "run": made.run,
-        "recipe": made.as_dict(),
-        "parameters": 1,
-        "macs": 1_000_000,
-        "result": {"top1": top1, "top5": 90.0, "images": 100},
-        "environment": {},
-        "commit": None,
-        "started": "",
-        "seconds": 60.0,
-        "images_per_second": 1.0,
-    }
-
-
 def write(folder, made, top1=60.0):
-    store.save(folder, whole(made, top1), pd.DataFrame({"epoch": [1]}), None, None)
+    store.save(folder, record_of(made, top1), pd.DataFrame({"epoch": [1]}), None, None)
 
 
 @pytest.fixture
@@ -300,7 +285,7 @@ def results_of(tops, axis="dropout"):
     """ablations.results and its spread for {variant of `axis`: top-1 by seed}."""
     made = ablations.recipes(axis)
     records = [
-        whole(dataclasses.replace(made[name], seed=seed), top1)
+        record_of(dataclasses.replace(made[name], seed=seed), top1)
         for name, values in tops.items()
         for seed, top1 in enumerate(values)
     ]
@@ -311,14 +296,14 @@ def test_results_share_the_spread_of_all_axes():
     made = [*ablations.recipes("dropout").values(), ablations.recipes("nonlinearity")["relu"]]
     strides = ablations.recipes("strides")
     records = [
-        *(whole(dataclasses.replace(made[0], seed=seed), top1) for seed, top1 in enumerate((60.0, 60.4, 60.8))),
+        *(record_of(dataclasses.replace(made[0], seed=seed), top1) for seed, top1 in enumerate((60.0, 60.4, 60.8))),
         *(
-            whole(made[1], 61.0),
-            whole(made[2], 58.0),
-            whole(strides["0-lowered"], 40.0),
-            whole(strides["3-lowered"], 70.0),
+            record_of(made[1], 61.0),
+            record_of(made[2], 58.0),
+            record_of(strides["0-lowered"], 40.0),
+            record_of(strides["3-lowered"], 70.0),
         ),
-        whole(recipe.make(model="v1"), 50.0),  # of no axis
+        record_of(recipe.make(model="v1"), 50.0),  # of no axis
     ]
     table = ablations.results(records)
     assert list(zip(table["axis"], table["variant"], strict=True)) == [
@@ -414,7 +399,7 @@ def test_versions_are_compared_at_no_more_macs(tmp_path):
         (recipe.make(model="v3_large", width=0.25), 66.0, 17e6),
         (recipe.make(model="v3_small", width=0.25), 62.0, 9e6),  # leaner, but less accurate than Large
     ):
-        store.save(tmp_path, whole(made, top1) | {"macs": macs}, pd.DataFrame({"epoch": [1]}), None, None)
+        store.save(tmp_path, record_of(made, top1) | {"macs": macs}, pd.DataFrame({"epoch": [1]}), None, None)
     judged = ablations_text.judge_versions(results.recorded(tmp_path), (0.3, 10))
     assert judged["evidence"].startswith("V2 0.35 (18.0 M MACs) against V1 0.25 (20.0 M): +3.00 points")
     assert "V3 Large 0.25 (17.0 M MACs) against V2 0.35 (18.0 M): +3.00 points" in judged["evidence"]

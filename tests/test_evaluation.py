@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from records import record_of
 
 from mnv3lib import data, evaluation, evaluation_text, recipe, store, training
 from mnv3lib.__main__ import main
@@ -18,20 +19,8 @@ def made(labels, guesses, probabilities=None, names=NAMES, **record) -> Evaluati
     guesses = np.asarray(guesses, np.uint8)
     if probabilities is None:
         probabilities = np.tile(np.linspace(0.5, 0.1, guesses.shape[1]), (len(guesses), 1))
-    known = {
-        "run": "mobilenet_v1_1.0",
-        "recipe": recipe.make(model="v1").as_dict(),
-        "parameters": 1,
-        "macs": 2,
-        "result": {"top1": 0.0, "top5": 0.0, "images": len(labels)},
-        "environment": {},
-        "commit": None,
-        "started": "2026-01-01T00:00:00Z",
-        "seconds": 1.0,
-        "images_per_second": 1.0,
-    }
     return Evaluation(
-        known | record,
+        record_of(recipe.make(model="v1"), top1=0.0, images=len(labels)) | record,
         "recorded",
         names,
         np.asarray(labels, np.uint8),

@@ -17,6 +17,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from records import record_of
 from safetensors.torch import save as save_tensors
 
 from mnv3lib import (
@@ -154,19 +155,7 @@ def run(tmp_path_factory):
     torch.manual_seed(0)
     network = build("v3_small", width=0.25, penultimate=8)
     network.classes, network.mean, network.std = data.CLASSES["cifar100"], (0.5,) * 3, (0.25,) * 3
-    record = {
-        "run": made.run,
-        "recipe": made.as_dict(),
-        "parameters": 1,
-        "macs": 2,
-        "result": {"top1": 10.0, "top5": 50.0, "images": 20},
-        "environment": {"processor": "one", "threads": 1},
-        "commit": None,
-        "started": "2026-01-01T00:00:00Z",
-        "resumed": [],
-        "seconds": 1.0,
-        "images_per_second": 1.0,
-    }
+    record = record_of(made, 10.0, images=20, environment={"processor": "one", "threads": 1}, resumed=[])
     history = pd.DataFrame({name: [1, 2] for name in store.HISTORY_COLUMNS})
     drawn = np.random.default_rng(0)
     predictions = {

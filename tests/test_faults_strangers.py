@@ -16,6 +16,7 @@ import torch
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
+from records import record_of
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torchvision.models import mobilenet_v3_small
@@ -450,7 +451,7 @@ def test_a_damaged_record_does_not_end_the_sweep(tiny, tmp_path, trying, monkeyp
         def submit(self, function, job, **_):
             folder = job.models / job.run
             folder.mkdir(parents=True)
-            (folder / store.RECORD).write_text("{" if job.recipe.seed == 1 else json.dumps(record(job.recipe)))
+            (folder / store.RECORD).write_text("{" if job.recipe.seed == 1 else json.dumps(record_of(job.recipe)))
             return Ended()
 
     monkeypatch.setattr(sweep, "POLL", 0)
@@ -461,21 +462,6 @@ def test_a_damaged_record_does_not_end_the_sweep(tiny, tmp_path, trying, monkeyp
         assert list(failed) == [jobs[1].run]
         assert store.RECORD in failed[jobs[1].run]
         assert sum("top-1 50.00 %" in line for line in lines) == 2
-
-
-def record(made) -> dict:
-    return {
-        "run": made.run,
-        "recipe": made.as_dict(),
-        "parameters": 1,
-        "macs": 1,
-        "result": {"top1": 50.0, "top5": 90.0, "images": 10},
-        "environment": {},
-        "commit": None,
-        "started": "2026-01-01T00:00:00Z",
-        "seconds": 1.0,
-        "images_per_second": 1.0,
-    }
 
 
 @pytest.mark.parametrize("model", ["v1", "v2", "v3_small", "v3_large"])

@@ -6,6 +6,7 @@ import time
 import pandas as pd
 import pytest
 import torch
+from records import record_of
 
 from mnv3lib import cost, latency, latency_text, networks, profiling, recipe, store, timing
 from mnv3lib.__main__ import main
@@ -148,19 +149,7 @@ def models(tmp_path_factory):
         made = recipe.make("modern", **{"model": "v3_small", "width": 0.25} | changes)
         network = networks.MobileNet(made.architecture)
         network.classes = tuple(str(index) for index in range(100))
-        record = {
-            "run": made.run,
-            "recipe": made.as_dict(),
-            "parameters": 3,
-            "macs": 4,
-            "result": {"top1": 50.0, "top5": 80.0, "images": 100},
-            "environment": {},
-            "commit": None,
-            "started": "2026-01-01T00:00:00Z",
-            "seconds": 1.0,
-            "images_per_second": 1.0,
-        }
-        store.save(folder, record, pd.DataFrame({"epoch": [1]}), network if made.width == 0.25 else None, None)
+        store.save(folder, record_of(made), pd.DataFrame({"epoch": [1]}), network if made.width == 0.25 else None, None)
     return folder
 
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import pandas as pd
 import pytest
+from records import record_of
 
 from mnv3lib import published, recipe, results, store
 from mnv3lib.errors import InputError
@@ -11,18 +12,16 @@ from mnv3lib.errors import InputError
 
 def save(folder, made, top1, curve):
     """A run without weights, with the accuracy after each epoch in `curve`."""
-    record = {
-        "run": made.run,
-        "recipe": made.as_dict(),
-        "parameters": 347_100,
-        "macs": 9_555_584,
-        "result": {"top1": top1, "top5": 90.0, "images": 10_000},
-        "environment": {"processor": "a processor", "threads": 1},
-        "commit": None,
-        "started": "2026-01-01T00:00:00Z",
-        "seconds": 60.0 * len(curve),
-        "images_per_second": 100.0,
-    }
+    record = record_of(
+        made,
+        top1,
+        images=10_000,
+        parameters=347_100,
+        macs=9_555_584,
+        environment={"processor": "a processor", "threads": 1},
+        seconds=60.0 * len(curve),
+        images_per_second=100.0,
+    )
     history = pd.DataFrame({"epoch": range(1, len(curve) + 1), "test_top1": curve, "seconds": 60.0})
     history = history.assign(learning_rate=0.1, train_loss=1.0, train_top1=50.0)
     store.save(folder, record, history, None, None)

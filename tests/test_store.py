@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import mnv3lib
-from mnv3lib import InputError, build, store
+from mnv3lib import InputError, build, store, writing
 
 RUN = "mobilenet_v3_small_0.25_digits"
 
@@ -177,9 +177,9 @@ def test_a_save_that_fails_leaves_the_old_run(folder, monkeypatch, failing):
 
 def test_replacing_leaves_the_old_file_or_the_new(tmp_path):
     path = tmp_path / "folder" / "file"
-    with store.replacing(path) as temporary:
+    with writing.replacing(path) as temporary:
         temporary.write_text("old")
-    with pytest.raises(KeyError), store.replacing(path) as temporary:
+    with pytest.raises(KeyError), writing.replacing(path) as temporary:
         temporary.write_text("half")
         raise KeyError
     assert path.read_text() == "old"

@@ -1,7 +1,5 @@
 """The benchmark of the training loops: what it counts, and that each loop really trains."""
 
-from contextlib import contextmanager
-
 import pytest
 import torch
 
@@ -18,15 +16,14 @@ def test_ratios_are_to_the_faster_plain_loop_and_the_warm_up_does_not_count(monk
         "plain, 2 workers": iter([256, 20, 22, 18]),
     }
 
-    @contextmanager
-    def started(made, threads):
-        def ask(loop, steps):
+    def start(make, loop, made, threads):
+        def train(steps):
             asked.append((loop, steps))
             return next(speeds[loop]), 7
 
-        yield ask
+        return train
 
-    monkeypatch.setattr(training_speed, "_started", started)
+    monkeypatch.setattr(training_speed.processes, "start", start)
     table = training_speed.compare("v3_small", 0.25, rounds=3, seconds=4, threads=2).set_index("loop")
     assert table["images_per_second"].to_dict() == {"mnv3lib": 40, "plain": 11, "plain, 2 workers": 20}
     assert table["times"]["mnv3lib"] == 2
@@ -42,15 +39,13 @@ def test_each_loop_trains(loop, monkeypatch):
     before = torch.optim.SGD.step
     monkeypatch.setattr(torch.optim.SGD, "step", lambda self, *args: stepped.append(before(self, *args)))
     made = recipe.make(model="v3_small", width=0.25, batch_size=4)
-    running = getattr(training_speed, loop)(*([made] if loop == "_ours" else [made, 0]))
-    next(running)
-    speed, parameters = running.send(2)
+    train = getattr(training_speed, loop)(*([made] if loop == "_ours" else [made, 0]))
+    speed, parameters = train(2)
     assert speed > 0
     assert parameters > 100_000
     assert len(stepped) == 2
-    speed, _ = running.send(1)
+    train(1)
     assert len(stepped) == 3
-    running.close()
 
 
 def test_command_line_in_real_processes(capsys, tmp_path):

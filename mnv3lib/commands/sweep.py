@@ -51,7 +51,9 @@ def run(options: argparse.Namespace) -> int:
     names = {field.name for field in dataclasses.fields(Recipe)}
     fields = {name: value for name, value in vars(options).items() if name in names}
     if bool(options.file) == bool(fields or options.ablation):
-        raise InputError("name either a YAML file or fields of the recipe, e.g. --model small large --width 0.25 0.5")
+        raise InputError(
+            "name either a YAML file or fields of the recipe, e.g. --model small large --width 0.25 0.5, or --ablation"
+        )
     models = options.models or (ablations.folder() if options.ablation else store.models_folder())
     if options.ablation:
         recipes = planned_ablations(options.ablation, fields, models, print if options.dry_run else note)
@@ -77,8 +79,8 @@ def run(options: argparse.Namespace) -> int:
         return 0
     with sweep.connect(options.scheduler, options.scheduler_file, options.workers) as client:
         failed = sweep.sweep(jobs, client)
-    for run, reason in failed.items():
-        print(f"mnv3: error: {run}: {reason}", file=sys.stderr)
+    for name, reason in failed.items():
+        print(f"mnv3: error: {name}: {reason}", file=sys.stderr)
     if store.runs(models):
         print(f"all runs of {models} are in {results.write_csv(models)}")
     return int(bool(failed))

@@ -1,0 +1,36 @@
+"""Functions that answer from a process of their own, whose threads and handling of memory touch no other."""
+
+import multiprocessing
+from collections.abc import Callable
+from multiprocessing import util
+
+
+def start(make: Callable[..., Callable], *arguments) -> Callable:
+    """A function of one argument that sends it to a new process and returns what comes back.
+
+    In the process `make(*arguments)` gives the function that answers. The process ends when nobody holds the returned
+    function any more, which raises RuntimeError if the process has ended before.
+    """
+    context = multiprocessing.get_context("spawn")
+    end, other = context.Pipe()
+    context.Process(target=_serve, args=(other, make, arguments)).start()
+    other.close()
+
+    def ask(message=None):
+        try:
+            end.send(message)
+            return end.recv()
+        except (EOFError, OSError):
+            raise RuntimeError(f"the process of {make.__name__} ended early: see its message above") from None
+
+    util.Finalize(ask, end.close, exitpriority=0)  # at the latest before Python waits for its processes
+    return ask
+
+
+def _serve(end, make: Callable[..., Callable], arguments: tuple) -> None:
+    try:
+        answer = make(*arguments)
+        while True:
+            end.send(answer(end.recv()))
+    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+        return
