@@ -79,7 +79,7 @@ AXES = {
                 for name in ("learning_rate", "schedule", "warmup", "momentum", "nesterov", "weight_decay")
             },
             "rmsprop-one-cycle": {"optimizer": "rmsprop", "learning_rate": 0.1 * 128 / 4096, "weight_decay": 1e-5},
-            "adamw": {"optimizer": "adamw", "learning_rate": 0.003, "weight_decay": 0.05},
+            "adamw": {"optimizer": "adamw", "learning_rate": 0.003, "weight_decay": 0.1},
             "muon": {"optimizer": "muon"},
         },
     ),

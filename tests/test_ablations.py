@@ -242,12 +242,12 @@ def test_variants_are_compared_with_the_base():
         record("base", 60.0),
         record("base", 60.4, seed=1, seconds=120.0),
         record("base", 60.8, seed=2),
-        record("larger", 58.0, batch_size=256, learning_rate=0.6),
-        record("larger", 59.0, seed=1, batch_size=256, learning_rate=0.6),
+        record("larger", 58.0, batch_size=256, learning_rate=0.5),
+        record("larger", 59.0, seed=1, batch_size=256, learning_rate=0.5),
     ]
     table = ablations.compare(records).set_index("variant")
     assert list(table.index) == ["base", "smoother", "larger"]
-    assert table["change"].tolist() == ["", "label_smoothing 0.1", "batch_size 256, learning_rate 0.6"]
+    assert table["change"].tolist() == ["", "label_smoothing 0.1", "batch_size 256, learning_rate 0.5"]
     assert table["seeds"].tolist() == [3, 1, 2]
     assert table["top1"].tolist() == pytest.approx([60.4, 61.0, 58.5])
     assert table["difference"].tolist() == pytest.approx([math.nan, 0.6, -1.9], nan_ok=True)
