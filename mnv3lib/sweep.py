@@ -140,8 +140,13 @@ def connect(address: str | None = None, scheduler_file: Path | None = None, work
                 yield client
         else:
             with (
+                # The dashboard at any free port: two sweeps may run side by side.
                 LocalCluster(
-                    n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address=None, silence_logs=50
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    memory_limit=0,
+                    dashboard_address="127.0.0.1:0",
+                    silence_logs=50,
                 ) as cluster,
                 Client(cluster) as client,
             ):

@@ -259,7 +259,7 @@ def test_variants_are_compared_with_the_base():
 
 
 def test_single_runs_have_no_interval_and_a_base_is_needed():
-    table = ablations.compare([record("base", 60.0), record("other", 61.0, crop=2)])
+    table = ablations.compare([record("base", 60.0), record("other", 61.0, crop=3)])
     assert table["difference"][1] == 1.0 and math.isnan(table["low"][1])
     assert "–" in ablations.style(table).to_html()
     with pytest.raises(InputError, match="no run of the variant 'base' to compare with: other"):
@@ -274,7 +274,7 @@ def test_a_field_that_an_older_record_lacks_is_at_its_default():
 
 
 def test_figure_of_differences_has_a_row_a_variant():
-    records = [record("base", 60.0), record("base", 60.5, seed=1), record("one", 61.0, crop=2)]
+    records = [record("base", 60.0), record("base", 60.5, seed=1), record("one", 61.0, crop=3)]
     figure = plots.differences(ablations.compare(records), "title")
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["one"]
