@@ -8,6 +8,17 @@ from mnv3lib.timing import NOISY
 
 NAMES = {"v1": "V1", "v2": "V2", "v3_small": "V3 Small", "v3_large": "V3 Large"}
 
+# What was to be reached: contestant, beside which (None: torchvision by default), and the largest ratio of their times
+# by batch size, for the networks that torchvision has.
+GOALS = {
+    "our network, eager, beside torchvision's": ("eager", "torchvision, eager", {1: 1.02, 64: 1.02}),
+    "batch norm folded, channels_last": ("folded", None, {1: 0.85, 64: 0.5}),
+    "onnxruntime": ("onnxruntime", None, {1: 0.4, 64: 0.33}),
+    "int8 beside fp32, both onnxruntime": ("onnxruntime-int8", "onnxruntime", {1: 1.0, 64: 1.0}),
+}
+# The least ratio of this package's images a second in training to the faster plain loop's
+TRAINING_GOALS = {("v3_small", 0.25): 2.0, ("v3_small", 1.0): 3.0, ("v3_large", 1.0): 3.0}
+
 
 def as_text(table: pd.DataFrame, how: str) -> str:
     """What latency.compare returned, as a table to read, CSV or JSON."""
@@ -160,13 +171,51 @@ def ratios(relative: pd.DataFrame, label: str, reference: str | None = None) -> 
     """
     parts = []
     for batch, rows in relative.groupby("batch"):
-        found = rows[rows["label"] == label].set_index("model")["ratio"]
-        if reference:
-            found = (found / rows[rows["label"] == reference].set_index("model")["ratio"]).dropna()
+        found = _ratios(rows, label, reference)
         if len(found):
-            span = f"{found.min():.2f}" if len(found) == 1 else f"{found.min():.2f}–{found.max():.2f}"
-            parts.append(f"{span} at batch {batch}")
+            parts.append(f"{_span(found)} at batch {batch}")
     return ", ".join(parts) or "not measured"
+
+
+def _ratios(rows: pd.DataFrame, label: str, reference: str | None) -> pd.Series:
+    """The ratio by model, of rows of latency.relative with one batch size."""
+    found = rows[rows["label"] == label].set_index("model")["ratio"]
+    if reference:
+        found = (found / rows[rows["label"] == reference].set_index("model")["ratio"]).dropna()
+    return found
+
+
+def _span(found: pd.Series) -> str:
+    return f"{found.min():.2f}" if len(found) == 1 else f"{found.min():.2f}–{found.max():.2f}"
+
+
+def goals(relative: pd.DataFrame, speeds: pd.DataFrame) -> pd.DataFrame:
+    """What was to be reached beside what was measured, a row a goal: goal, aim, measured, reached (yes, no, by whom).
+
+    relative: rows of latency.relative, of one machine and number of threads. speeds: training_speed.compare's.
+    Goals of which nothing was measured are left out.
+    """
+    rows = []
+    theirs = relative[relative["model"] != "v1"]  # torchvision has no V1
+    for name, (label, reference, limits) in GOALS.items():
+        for batch, limit in limits.items():
+            found = _ratios(theirs[theirs["batch"] == batch], label, reference)
+            if len(found):
+                aim = f"at most {limit:.2f}"
+                reached = _who(found[found.round(2) <= limit].index, found.index)
+                rows.append((f"{name}, batch {batch}", aim, _span(found), reached))
+    ours = speeds[speeds["loop"] == "mnv3lib"].set_index(["model", "width"])["times"]
+    for (model, width), least in TRAINING_GOALS.items():
+        for times in ours[ours.index == (model, width)]:
+            name = f"images a second in training, {short(model)} {width:g}"
+            rows.append((name, f"at least {least:.2f}", f"{times:.2f}", "yes" if round(times, 2) >= least else "no"))
+    return pd.DataFrame(rows, columns=["goal", "aim", "measured", "reached"])
+
+
+def _who(reached: pd.Index, asked: pd.Index) -> str:
+    if len(reached) == len(asked):
+        return "yes"
+    return f"only {', '.join(map(short, reached))}" if len(reached) else "no"
 
 
 def front(table: pd.DataFrame) -> pd.DataFrame:

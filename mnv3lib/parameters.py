@@ -50,6 +50,7 @@ RULES = {
     "closer_model": _one_of(*MODELS),
     "closer_width": _width,
     "closer_batches": _each(_from(1, 100_000)),
+    "training_batch": _from(2, 100_000),
     "exported": _each(_run),
     "run": _run,
     "runs": _each(_run),

@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from mnv3lib import optimizers, peers, processes, provenance, recipe, training
+from mnv3lib import optimizers, peers, processes, provenance, recipe, timing, training
 from mnv3lib.data import Split
 from mnv3lib.errors import InputError
 from mnv3lib.networks import MobileNet
@@ -29,6 +29,13 @@ LOOPS = {
     "plain, 2 workers": "plain loop, images loaded by two workers",
 }
 MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+# The operators of a step by what is in their name; the first that fits counts, what fits none is the rest.
+OPERATORS = {
+    "convolution, backward": ("convolution_backward",),
+    "convolution, forward": ("convolution", "conv2d"),
+    "batch norm": ("batch_norm",),
+    "activation": ("hardswish", "hardsigmoid", "hardtanh", "clamp_min", "threshold_backward"),
+}
 AHEAD = 3  # batches that two workers may hold ready before a turn starts, and so do not count
 
 
@@ -89,6 +96,26 @@ def compare(
         commit=provenance.commit(),
         measured=provenance.now(),
     )
+
+
+def step_shares(model: str, width: float, *, batch_size: int = 128, threads: int = 1, steps: int = 2) -> pd.Series:
+    """Where the time of a training step goes on the CPU, in percent by kind of operator (OPERATORS and the rest).
+
+    By torch's profiler, over `steps` steps after one of warm-up, each operator without those that it calls. The rest
+    is made of squeeze-excitation's products, pooling, residuals, copies, the loss and the optimizer.
+    """
+    made = recipe.make(model=model, width=width, batch_size=batch_size)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler reports of itself on standard error
+    with timing.steady(threads):
+        train = _ours(made)
+        train(1)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
+            train(steps)
+    times = dict.fromkeys([*OPERATORS, "rest"], 0.0)
+    for event in profiled.key_averages():
+        fitting = (kind for kind, parts in OPERATORS.items() if any(part in event.key for part in parts))
+        times[next(fitting, "rest")] += event.self_cpu_time_total
+    return 100 * pd.Series(times) / sum(times.values())
 
 
 def _loop(loop: str, made: recipe.Recipe, threads: int) -> Callable[[int], tuple[float, int]]:

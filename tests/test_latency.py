@@ -327,6 +327,33 @@ def test_relative_is_to_torchvision_else_to_timm_and_within_one_file():
     assert latency_text.ratios(found, "openvino") == "not measured"
 
 
+def test_goals_say_who_reached_them():
+    rows = [
+        {"model": model, "batch": 1, "label": label, "ratio": ratio}
+        for model, ratios in {"v1": [9, 9, 9, 9], "v2": [0.9, 0.5, 0.4, 1], "v3_small": [0.8, 0.2, 0.3, 0.99]}.items()
+        for label, ratio in zip(("folded", "onnxruntime", "onnxruntime-int8", "eager"), ratios, strict=True)
+    ]
+    rows += [{"model": model, "batch": 1, "label": "torchvision, eager", "ratio": 0.98} for model in ("v2", "v3_small")]
+    speeds = pd.DataFrame(
+        {
+            "model": ["v3_small"] * 3,
+            "width": [0.25, 1.0, 1.0],
+            "loop": ["mnv3lib", "mnv3lib", "plain"],
+            "times": [2, 2.9, 4],
+        }
+    )
+    table = latency_text.goals(pd.DataFrame(rows), speeds).set_index("goal")
+    assert table["measured"]["our network, eager, beside torchvision's, batch 1"] == "1.01–1.02"
+    assert table["reached"].to_dict() == {
+        "our network, eager, beside torchvision's, batch 1": "yes",
+        "batch norm folded, channels_last, batch 1": "only V3 Small",
+        "onnxruntime, batch 1": "only V3 Small",
+        "int8 beside fp32, both onnxruntime, batch 1": "only V2",
+        "images a second in training, V3 Small 0.25": "yes",
+        "images a second in training, V3 Small 1": "no",
+    }
+
+
 def test_the_redesigned_last_stage_saves_what_the_paper_says():
     network = networks.build("v3_large", lowered_strides=0, num_classes=1000)
     before = profiling.original_last_stage(network)

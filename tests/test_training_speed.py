@@ -48,6 +48,16 @@ def test_each_loop_trains(loop, monkeypatch):
     assert len(stepped) == 3
 
 
+def test_shares_of_a_step_name_the_operators_that_cost():
+    threads = torch.get_num_threads()
+    shares = training_speed.step_shares("v3_small", 0.25, batch_size=16)
+    assert shares.sum() == pytest.approx(100)
+    assert list(shares.index) == [*training_speed.OPERATORS, "rest"]
+    assert (shares > 1).all()  # an operator that torch has renamed would have gone into the rest
+    assert shares.filter(like="convolution").sum() > 20
+    assert torch.get_num_threads() == threads
+
+
 def test_command_line_in_real_processes(capsys, tmp_path):
     arguments = ["--model", "small", "--width", "0.25", "--batch", "4", "--threads", "1", "--seconds", "0.01"]
     assert main(["latency", "--training", *arguments, "--out", str(tmp_path / "speed.csv")]) == 0
