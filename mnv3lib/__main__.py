@@ -1,6 +1,7 @@
 """The command line: `mnv3`, or `python -m mnv3lib`."""
 
 import argparse
+import os
 import signal
 import sys
 
@@ -16,14 +17,22 @@ COMMANDS = (train, sweep, evaluate, predict, export, latency, report, importing)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 1 for a failure, 2 for bad usage, 130 when interrupted."""
+    """Run one command; returns the exit code: 0, 1 for a failure, 2 for bad usage, 130 when interrupted.
+
+    A reader that has left, as `head` does, ends the command without a word and with 141, as it would in a shell.
+    """
     parser = make_parser()
     options = parser.parse_args(arguments)
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         if getattr(options, "threads", None):
             torch.set_num_threads(options.threads)
-        return options.command(options) or 0
+        code = options.command(options) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more on its way out
+        return 141
     except (InputError, OSError, DivergedError, ExportError) as error:
         print(f"mnv3: error: {one_line(error, 2000)}", file=sys.stderr)
         return 1

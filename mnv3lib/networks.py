@@ -16,6 +16,7 @@ from torch import nn
 from mnv3lib.blocks import (
     ConvNormActivation,
     DepthwiseSeparable,
+    GlobalAveragePool,
     InvertedResidual,
     SqueezeExcitation,
     activation,
@@ -314,7 +315,7 @@ class MobileNet(nn.Module):
         if architecture.se_last:
             features.append(SqueezeExcitation(channels))
         self.features = nn.Sequential(*features)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.avgpool = GlobalAveragePool()
 
         head = []
         if paper.last and penultimate:

@@ -68,3 +68,11 @@ def test_help_tells_every_option_with_its_default():
     text = " ".join(done.stdout.split())
     assert "--label-smoothing FLOAT share of the target spread over all classes" in text
     assert "(default: original: 0.0, modern: 0.05)" in text
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path):
+    command = [sys.executable, "-m", "mnv3lib", "sweep", "--dataset", "digits", "--dry-run", "--models", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=120) == 141

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 
+import dask
 import nbformat
 import pytest
 
@@ -103,6 +104,8 @@ def test_sweep_survives_a_killed_worker_and_a_failing_run(tmp_path):
 
     lines, killed = [], []
     with sweep.connect(workers=2) as client:
+        measuring = client.run(dask.config.get, "distributed.worker.profile.enabled")
+        assert list(measuring.values()) == [False, False], "Dask's profiler slows the training"
         killer = threading.Thread(target=kill_the_worker_of, args=(jobs[0], client, killed), daemon=True)
         killer.start()
         failed = sweep.sweep(jobs, client, log=lines.append)
