@@ -2,7 +2,6 @@
 
 import ast
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import papermill
@@ -63,26 +62,33 @@ RULES = {
 }
 
 
+def defaults(notebook: Path) -> dict:
+    """The parameters of a notebook with their defaults; None where one is no literal."""
+    found = {}
+    for name, told in papermill.inspect_notebook(str(notebook)).items():
+        try:
+            found[name] = ast.literal_eval(told["default"])
+        except (ValueError, SyntaxError):
+            found[name] = None
+    return found
+
+
 def check(notebook: Path, parameters: dict) -> None:
     """Raise InputError for a parameter that the notebook does not have, or whose value it cannot work with.
 
     That is another type than its default's, what RULES do not allow, or fields that make no recipe. papermill itself
     only warns of an unknown name, and runs with the default.
     """
-    known = papermill.inspect_notebook(str(notebook))
-    defaults = {}
-    for name, told in known.items():
-        with suppress(ValueError, SyntaxError):
-            defaults[name] = ast.literal_eval(told["default"])
+    known = defaults(notebook)
     try:
         for name, value in parameters.items():
             choose("parameter", name, known)
-            if name in defaults and value is not None:
-                _check_type(name, value, defaults[name])
+            if value is not None:
+                _check_type(name, value, known[name])
                 if name in RULES:
                     RULES[name](name, value)
-        if {"model", "changes"} <= defaults.keys():
-            _check_recipe(defaults | parameters)
+        if {"model", "changes"} <= known.keys():
+            _check_recipe(known | parameters)
     except InputError as error:
         raise InputError(f"{notebook.name}: {error}") from None
 

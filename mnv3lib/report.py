@@ -26,6 +26,7 @@ from traitlets.config import Config
 from mnv3lib import data, provenance, results, store, writing
 from mnv3lib.errors import InputError
 from mnv3lib.parameters import check as check_parameters
+from mnv3lib.parameters import defaults
 from mnv3lib.provenance import ROOT
 
 TEMPLATES = files("mnv3lib") / "templates"
@@ -160,15 +161,16 @@ def make(
     figures: Path = ROOT / "figures",
     models: Path | None = None,
     parameters: dict[str, dict] | None = None,
+    changed: bool = False,
     log=print,
 ) -> Path:
-    """Run all notebooks in order and write `output`/index.html and one page a notebook; returns the index.
+    """Run the notebooks in order and write `output`/index.html and one page a notebook; returns the index.
 
     parameters: for each notebook's name what to pass to it; by default what report.yaml beside the notebooks says.
+    changed: run only the notebooks that `outdated` names, and keep the other pages and their figures.
     Pages and figures are replaced together after the last notebook has succeeded, so a failure leaves the old ones.
     """
-    if parameters is None:
-        parameters = yaml.safe_load((notebooks / PARAMETERS).read_text())
+    parameters = _passed(notebooks) if parameters is None else parameters
     all_pages = pages(notebooks)
     if not all_pages:
         raise InputError(f"there are no notebooks in {notebooks}")
@@ -181,6 +183,8 @@ def make(
         writing.clear(output)
         for leftover in output.parent.glob(f".{output.name}-*"):  # of a process that was killed
             shutil.rmtree(leftover, ignore_errors=True)
+        wanted = outdated(output, notebooks, models, parameters) if changed else [page.name for page in all_pages]
+        running = [page for page in all_pages if page.name in wanted]
         temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent))
         work = Path(temporary)
         (work / "pages").mkdir()
@@ -190,16 +194,22 @@ def make(
             "models_folder": os.path.relpath(models, notebooks),
             **_data_parameters(log),
         }
-        for number, page in enumerate(all_pages, 1):
-            log(f"{page.name} ({number}/{len(all_pages)}): running")
+        kept = [page for page in all_pages if page not in running]
+        manifest = {page.name: _manifest(output)[page.name] for page in kept}
+        for page in kept:
+            shutil.copyfile(output / page.file, work / "pages" / page.file)
+        for number, page in enumerate(running, 1):
+            log(f"{page.name} ({number}/{len(running)}): running")
             known = papermill.inspect_notebook(str(page.path))
             shared = {name: value for name, value in common.items() if name in known}
             executed = work / f"{page.name}.ipynb"
+            manifest[page.name] = inputs(page, all_pages, parameters, models)
             run_notebook(page.path, executed, shared | parameters.get(page.name, {}))
             (work / "pages" / page.file).write_text(export(executed, page, all_pages, made), encoding="utf-8")
-        (work / "pages" / "index.html").write_text(index(all_pages, work / "figures", models, made), encoding="utf-8")
-        manifest = {"made": made, "inputs": inputs(notebooks, models)}
-        (work / "pages" / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        old_figures = tuple(page.name[:3] for page in kept)
+        shown = (figures if HEADLINE.startswith(old_figures) else work / "figures") / f"{HEADLINE}.png"
+        (work / "pages" / "index.html").write_text(index(all_pages, shown, models, made), encoding="utf-8")
+        (work / "pages" / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
         new = {figure.name: figure for figure in sorted((work / "figures").glob("*.png"))}
         with ExitStack() as copies:  # a full disk shows before anything is replaced
             for name, figure in new.items():
@@ -208,7 +218,7 @@ def make(
                 writing.sync(copy)
             writing.move_folder(work / "pages", output)
         for old in figures.glob("*.png"):
-            if old.name not in new:
+            if old.name not in new and not old.name.startswith(old_figures):
                 old.unlink()
     return output / "index.html"
 
@@ -225,9 +235,8 @@ def _data_parameters(log) -> dict:
     return {}
 
 
-def index(all_pages: list[Page], figures: Path, models: Path, made: str) -> str:
-    """The page that opens the report."""
-    figure = figures / f"{HEADLINE}.png"
+def index(all_pages: list[Page], figure: Path, models: Path, made: str) -> str:
+    """The page that opens the report, with `figure` on it if there is one."""
     template = Environment(autoescape=True).from_string((TEMPLATES / "index.html.j2").read_text())
     return template.render(
         css=_css(),
@@ -243,24 +252,54 @@ def _css() -> str:
     return (TEMPLATES / "mnv3" / "style.css").read_text()
 
 
-def inputs(notebooks: Path = ROOT / "notebooks", models: Path | None = None) -> dict[str, str]:
-    """SHA-256 of all that the report is made from: notebooks, their parameters, records of runs, recorded latencies."""
-    models = models or store.models_folder()
-    paths = [page.path for page in pages(notebooks)] + [notebooks / PARAMETERS]
-    paths += [store.run_folder(run, models) / store.RECORD for run in store.runs(models)]
-    paths += (notebooks.parent / "results").glob(f"*/*/{store.RECORD}")
-    paths += (notebooks.parent / "results").glob("latency/*.csv")
-    return {f"{path.parent.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+def _passed(notebooks: Path) -> dict[str, dict]:
+    return yaml.safe_load((notebooks / PARAMETERS).read_text())
+
+
+def inputs(page: Page, all_pages: list[Page], parameters: dict[str, dict], models: Path) -> dict[str, str]:
+    """SHA-256 of all that `page` is made from, by name.
+
+    That is its notebook, what is passed to it, the records of runs (else the tables) in the folders that its
+    parameters name, where `models` is that of the trained models, and the names and titles of all pages, to which it
+    has links. The library's own code does not count.
+    """
+    known, passed = defaults(page.path), parameters.get(page.name, {})
+    values = known | {"models_folder": models.absolute()} | passed
+    folders = [page.path.parent / values[name] for name in known if name.endswith("_folder") and values[name]]
+    paths = [page.path]
+    for folder in folders:
+        paths += sorted(folder.glob(f"[!.]*/{store.RECORD}")) or sorted(folder.glob("*.csv"))
+    contents = {os.path.relpath(path, page.path.parent.parent): path.read_bytes() for path in paths}
+    contents[PARAMETERS] = json.dumps(passed, sort_keys=True).encode()
+    contents["titles"] = json.dumps([(other.name, other.title) for other in all_pages]).encode()
+    return {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
 
 
 def outdated(
-    output: Path = ROOT / "report", notebooks: Path = ROOT / "notebooks", models: Path | None = None
-) -> list[str]:
-    """What has changed since the report in `output` was made: notebooks and records; empty when it is up to date."""
+    output: Path = ROOT / "report",
+    notebooks: Path = ROOT / "notebooks",
+    models: Path | None = None,
+    parameters: dict[str, dict] | None = None,
+) -> dict[str, list[str]]:
+    """The pages of the report in `output` that are not up to date, each with what has changed since it was made."""
     writing.recover(output.parent)
+    parameters = _passed(notebooks) if parameters is None else parameters
+    models = models or store.models_folder()
+    then, all_pages, changes = _manifest(output), pages(notebooks), {}
+    for page in all_pages:
+        before, now = then.get(page.name), inputs(page, all_pages, parameters, models)
+        if before is None or not (output / page.file).is_file():
+            changes[page.name] = [page.file]
+        elif before != now:
+            changes[page.name] = sorted(
+                name for name in before.keys() | now.keys() if before.get(name) != now.get(name)
+            )
+    return changes
+
+
+def _manifest(output: Path) -> dict[str, dict[str, str]]:
+    """What the pages in `output` were made from; empty where that is missing or damaged."""
     try:
-        then = dict(json.loads((output / MANIFEST).read_text())["inputs"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return [f"{output / MANIFEST} is missing or damaged"]
-    now = inputs(notebooks, models)
-    return sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
+        return {name: dict(made_from) for name, made_from in json.loads((output / MANIFEST).read_text()).items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}

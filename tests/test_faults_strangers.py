@@ -396,7 +396,7 @@ def test_a_report_killed_between_two_renames_comes_back(quick_report, tmp_path, 
     with trying("SIGKILL while the report is replaced"):
         (tmp_path / "report").rename(tmp_path / ".mnv3-old-report")
         (tmp_path / ".report-left").mkdir()
-        assert report.outdated(tmp_path / "report", tmp_path / "notebooks", tmp_path / "models") == []
+        assert report.outdated(tmp_path / "report", tmp_path / "notebooks", tmp_path / "models") == {}
         assert tree(tmp_path / "report") == before
         quick_report(b"new")
         assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

@@ -13,7 +13,7 @@ import yaml
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from mnv3lib import parameters, report
+from mnv3lib import parameters, report, store
 from mnv3lib.errors import InputError
 from mnv3lib.provenance import ROOT
 
@@ -21,11 +21,12 @@ OVERRIDES = yaml.safe_load((Path(__file__).parent / "overrides.yaml").read_text(
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-def write_notebook(path: Path, *cells: str) -> None:
+PARAMETERS = 'count = 2  # a number\nname = "a"\nrate = 0.5\nnothing = None'
+
+
+def write_notebook(path: Path, *cells: str, parameters: str = PARAMETERS) -> None:
     """A notebook with a heading, a cell of parameters, and `cells` of code."""
-    parameters = new_code_cell(
-        'count = 2  # a number\nname = "a"\nrate = 0.5\nnothing = None', metadata={"tags": ["parameters"]}
-    )
+    parameters = new_code_cell(parameters, metadata={"tags": ["parameters"]})
     opening = new_markdown_cell(
         "# A <b>title</b>\n\nHow much is $a^2 + b$? See [the next](02_second.ipynb).\n\n$$\\frac{1}{2}$$"
     )
@@ -79,9 +80,41 @@ def test_small_report(make, notebooks, tmp_path):
     assert "<script>alert(1)" not in (folder / "02_second.html").read_text()
     start = (folder / "index.html").read_text()
     assert 'href="01_first.html"' in start and 'href="02_second.html"' in start
-    assert report.outdated(folder, notebooks, tmp_path / "models") == []
-    write_notebook(notebooks / "02_second.ipynb", "1 + 1")
-    assert report.outdated(folder, notebooks, tmp_path / "models") == ["notebooks/02_second.ipynb"]
+
+
+def test_only_pages_that_changed_are_made_again(make, notebooks, tmp_path):
+    def outdated():
+        return report.outdated(tmp_path / "report", notebooks, tmp_path / "models")
+
+    reading = PARAMETERS + '\nrecorded_folder = "../tables"\nmodels_folder = "../nowhere"'
+    write_notebook(notebooks / "03_third.ipynb", "'made', count", parameters=reading)
+    assert list(outdated()) == ["01_first", "02_second", "03_third"]
+    folder = make()
+    assert outdated() == {}
+    write_notebook(notebooks / "02_second.ipynb", "6 * 7")
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "one.csv").write_text("a table")
+    record = tmp_path / "models" / "run" / store.RECORD
+    record.parent.mkdir()
+    record.write_text("{}")
+    assert outdated() == {
+        "02_second": ["notebooks/02_second.ipynb"],
+        "03_third": ["models/run/record.json", "tables/one.csv"],
+    }
+    record.unlink()
+    for name in ("01_old.png", "02_old.png"):
+        (tmp_path / "figures" / name).write_bytes(b"a figure")
+    before = {page.name: page.read_bytes() for page in folder.glob("0*.html")}
+    make(changed=True)
+    assert outdated() == {}
+    after = {page.name: page.read_bytes() for page in folder.glob("0*.html")}
+    assert [name for name in before if before[name] != after[name]] == ["02_second.html", "03_third.html"]
+    assert "42" in after["02_second.html"].decode()
+    assert not (tmp_path / "figures" / "02_old.png").exists() and (tmp_path / "figures" / "01_old.png").exists()
+    (notebooks / "report.yaml").write_text("01_first: {count: 5}\n")
+    assert outdated() == {"01_first": ["report.yaml"]}
+    write_notebook(notebooks / "04_fourth.ipynb", "1")
+    assert outdated()["02_second"] == ["titles"] and "04_fourth" in outdated()
 
 
 def test_failing_cell_leaves_the_old_pages(make, notebooks):

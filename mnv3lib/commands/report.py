@@ -14,7 +14,13 @@ def add(commands) -> None:
     command.add_argument("--models", type=Path, default=store.models_folder(), help="the folder of trained models")
     command.add_argument("--output", type=Path, default=ROOT / "report", help="the folder of the pages")
     command.add_argument("--figures", type=Path, default=ROOT / "figures", help="the folder of the figures")
-    command.add_argument("--check", action="store_true", help="only tell whether the report is up to date")
+    chosen = command.add_mutually_exclusive_group()
+    chosen.add_argument("--check", action="store_true", help="only tell whether the report is up to date")
+    chosen.add_argument(
+        "--changed",
+        action="store_true",
+        help="run only the notebooks that changed, or whose parameters or records did, and keep the other pages",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -22,11 +28,13 @@ def run(options: argparse.Namespace) -> int:
 
     if options.check:
         changed = report.outdated(options.output, models=options.models)
-        if changed:
-            print(f"the report is older than {', '.join(changed)}: run mnv3 report", file=sys.stderr)
+        for page, names in changed.items():
+            print(f"{page} is not up to date ({', '.join(names)}): run mnv3 report --changed", file=sys.stderr)
         return int(bool(changed))
     try:
-        page = report.make(output=options.output, figures=options.figures, models=options.models)
+        page = report.make(
+            output=options.output, figures=options.figures, models=options.models, changed=options.changed
+        )
     except report.NotebookError as error:
         print(f"mnv3: error: {error}", file=sys.stderr)
         return 1
