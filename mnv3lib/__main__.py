@@ -1,6 +1,7 @@
 """The command line: `mnv3`, or `python -m mnv3lib`."""
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -23,6 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     parser = make_parser()
     options = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # so that a log shows at once how far a run is
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         if getattr(options, "threads", None):

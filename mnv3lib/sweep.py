@@ -177,7 +177,7 @@ def sweep(jobs: list[Job], client, log: Callable[[str], None] = print) -> dict[s
     """Run the jobs on a Dask `client` and return the reason, by run, of each that failed.
 
     A job whose worker dies is given to another and resumes. One view shows all: a bar that counts epochs, and a line
-    for each run that ends.
+    for each run that ends; where standard error is no terminal, a line for each epoch instead of the bar.
     """
     waiting = [job for job in jobs if not job.is_done]
     if len(waiting) < len(jobs):
@@ -186,7 +186,7 @@ def sweep(jobs: list[Job], client, log: Callable[[str], None] = print) -> dict[s
         client.submit(run_job, job, key=f"{job.run}-{time.time_ns()}", pure=False, priority=-number): job
         for number, job in enumerate(waiting)
     }
-    failed, pending = {}, set(futures)
+    failed, pending, progress = {}, set(futures), {job.run: job.epochs_done for job in waiting}
     quiet = not sys.stderr.isatty()
     with tqdm(total=sum(job.recipe.epochs for job in waiting), unit="epoch", disable=quiet) as bar:
         while pending:
@@ -199,7 +199,10 @@ def sweep(jobs: list[Job], client, log: Callable[[str], None] = print) -> dict[s
                 except Exception as error:  # whatever it is, the other runs go on
                     failed[job.run] = one_line(error, 2000)
                     log(f"{job.run}: failed")
-            progress = {job.run: job.epochs_done for job in waiting}
+            before, progress = progress, {job.run: job.epochs_done for job in waiting}
+            for job in waiting if quiet else ():
+                if before[job.run] < progress[job.run] < job.recipe.epochs:
+                    log(f"{job.run}: {progress[job.run]} of {job.recipe.epochs} epochs")
             bar.n = sum(progress.values())
             running = [f"{run.removeprefix('mobilenet_')} {progress[run]}" for run in progress if progress[run]]
             bar.set_postfix_str(", ".join(running[-4:]))

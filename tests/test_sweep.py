@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -120,5 +121,6 @@ def test_sweep_survives_a_killed_worker_and_a_failing_run(tmp_path):
     assert "DivergedError" in failed[failing.run] and "lower learning_rate" in failed[failing.run]
     assert (tmp_path / "models" / made.run / store.RECORD).read_bytes() == before
     assert lines[0] == "1 of 3 runs have their record already"
+    assert any(re.fullmatch(rf"{long.run}: \d+ of 12 epochs", line) for line in lines)
     executed = nbformat.read(tmp_path / "executed" / f"{long.run}.ipynb", as_version=4)
     assert any(long.run in str(cell.get("outputs")) for cell in executed.cells)

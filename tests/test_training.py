@@ -207,7 +207,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_weights(tiny, digits, alone)
         *("--image-sizes", "16", "--lowered-strides", "0", "--threads", "1", "--models", alone / "models"),
     ]
     command = [sys.executable, "-m", "mnv3lib", "train", *map(str, arguments)]
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         starts = []
         for line in process.stdout:
