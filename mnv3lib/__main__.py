@@ -33,10 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
         code = options.command(options) or 0
         sys.stdout.flush()
         return code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more on its way out
-        return 141
     except (InputError, OSError, DivergedError, ExportError) as error:
+        if isinstance(error, BrokenPipeError) and _reader_has_left():
+            return 141
         print(f"mnv3: error: {one_line(error, 2000)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -44,6 +43,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _reader_has_left() -> bool:
+    """Whether it is standard output that broke, which an empty line tells, and not a pipe between processes."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more on its way out
+        return True
+    return False
 
 
 def make_parser() -> Parser:

@@ -195,12 +195,13 @@ def make(
             **_data_parameters(log),
         }
         kept = [page for page in all_pages if page not in running]
-        manifest = {page.name: _manifest(output)[page.name] for page in kept}
+        before = _manifest(output)
+        manifest = {page.name: before[page.name] for page in kept}
         for page in kept:
             shutil.copyfile(output / page.file, work / "pages" / page.file)
         for number, page in enumerate(running, 1):
             log(f"{page.name} ({number}/{len(running)}): running")
-            known = papermill.inspect_notebook(str(page.path))
+            known = defaults(page.path)
             shared = {name: value for name, value in common.items() if name in known}
             executed = work / f"{page.name}.ipynb"
             manifest[page.name] = inputs(page, all_pages, parameters, models)

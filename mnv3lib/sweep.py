@@ -126,7 +126,7 @@ def connect(address: str | None = None, scheduler_file: Path | None = None, work
         "distributed.scheduler.allowed-failures": 10,
         # No run waits in line at a busy worker, as it would by default, while another worker is idle.
         "distributed.scheduler.worker-saturation": 1.0,
-        # Dask's own measurements are made for short tasks, and take a tenth of the cores from hours of training.
+        # Dask's own measurements are made for short tasks, and take time of the cores from hours of training.
         "distributed.worker.profile.enabled": False,
         "distributed.admin.tick.interval": "1s",
         "distributed.admin.system-monitor.interval": "5s",
