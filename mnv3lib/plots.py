@@ -162,8 +162,8 @@ def differences(table: pd.DataFrame, title: str) -> Figure:
         )
     axes.axvline(0, color="0.3", linewidth=1)
     axes.set_yticks(range(len(rows)), rows["variant"])
-    axes.invert_yaxis()
-    axes.margins(x=0.1, y=0.08)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.margins(x=0.1)
     axes.set(title=title, xlabel="difference to the base (points of top-1)")
     return figure
 
@@ -196,8 +196,7 @@ def overview(table: pd.DataFrame) -> Figure:
     axes.minorticks_off()
     axes.set_yticks(positions, rows["variant"], fontsize=8)
     axes.grid(axis="y", visible=False)
-    axes.invert_yaxis()
-    axes.margins(y=0.02)
+    axes.set_ylim(positions.max() + 0.7, positions.min() - 0.7)
     axes.set(title="Every variant beside its base", xlabel="difference to the base (points of top-1)")
     return figure
 

@@ -413,5 +413,7 @@ def test_overview_has_every_variant_but_the_bases():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "1e-3"]
     assert [text.get_text() for text in axes.texts] == ["weight-decay"]
     assert axes.get_xlim()[0] < -30
+    bottom, top = axes.get_ylim()
+    assert bottom >= 1.5 and top <= -0.5  # no point on the frame
     (axes,) = plots.accuracy_for_time(table, "title").axes
     assert [text.get_text() for text in axes.texts] == ["5e-4", "0", "1e-3"]
