@@ -255,10 +255,9 @@ def relative(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def newest(relative: pd.DataFrame, size: int) -> pd.DataFrame:
-    """The rows of `relative`'s table for `size` px images, from the newest file, with the most threads there."""
-    rows = relative[relative["size"] == size]
-    rows = rows[rows["file"] == rows["file"].max()]  # whose name begins with the date
+def newest(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `recorded`'s table (or of `relative`'s) from the newest file, with the most threads there."""
+    rows = table[table["file"] == table["file"].max()]  # whose name begins with the date
     return rows[rows["threads"] == rows["threads"].max()]
 
 

@@ -196,7 +196,7 @@ def overview(table: pd.DataFrame) -> Figure:
     axes.minorticks_off()
     axes.set_yticks(positions, rows["variant"], fontsize=8)
     axes.grid(axis="y", visible=False)
-    axes.set_ylim(positions.max() + 0.7, positions.min() - 0.7)
+    axes.set_ylim(positions.max() + 0.7, -0.7)
     axes.set(title="Every variant beside its base", xlabel="difference to the base (points of top-1)")
     return figure
 
