@@ -223,8 +223,10 @@ def holdout(train: Split, fraction: float = 0.1) -> tuple[Split, Split]:
 
 def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
     """uint8 [n, height, width, 3] to float32 [n, 3, height, width] (channels last in memory), normalised."""
-    scale = torch.tensor([1 / (255 * deviation) for deviation in std], device=images.device)
-    shift = torch.tensor([-value / deviation for value, deviation in zip(mean, std, strict=True)], device=images.device)
+    scale = torch.tensor([1 / (255 * deviation) for deviation in std])
+    shift = torch.tensor([-value / deviation for value, deviation in zip(mean, std, strict=True)])
+    # non_blocking: a GPU need not be done with the last batch
+    scale, shift = scale.to(images.device, non_blocking=True), shift.to(images.device, non_blocking=True)
     return torch.addcmul(shift, images.float(), scale).permute(0, 3, 1, 2)
 
 

@@ -161,7 +161,7 @@ def fit_recipe(
     torch.manual_seed(recipe.seed)
     network = MobileNet(recipe.architecture)
     network.classes, network.mean, network.std = dataset.classes, dataset.mean, dataset.std
-    network.to(device, memory_format=torch.channels_last)
+    network.to(device, memory_format=_layout(device))
     several = optimizers.make(recipe, network)
     history, origin = [], {"commit": provenance.commit(), "started": provenance.now(), "resumed": []}
     if state and state.is_file():
@@ -169,8 +169,12 @@ def fit_recipe(
         origin["resumed"].append({"after_epoch": len(history), "commit": provenance.commit()})
         log(f"{recipe.run}: goes on after epoch {len(history)} of {recipe.epochs}")
 
-    predictions = None
+    predictions, captured = None, None
     for epoch in range(len(history), recipe.epochs):
+        size = recipe.image_size(epoch)
+        if device.type == "cuda" and size != captured:
+            _capture(network, min(recipe.batch_size, len(train_split)), size)
+            captured = size
         row = train_epoch(recipe, network, several, train_split, epoch)
         start = time.perf_counter()
         predictions = best_five(network, test_split, recipe.image_sizes[-1])
@@ -186,8 +190,34 @@ def fit_recipe(
         )
     if predictions is None:
         predictions = best_five(network, test_split, recipe.image_sizes[-1])
+    network.__dict__.pop("forward", None)  # of the captured graph
     columns = ["epoch", "learning_rate", "train_loss", "train_top1", "test_top1", "seconds", "images_per_second"]
     return Fit(network.eval(), pd.DataFrame(history, columns=columns), predictions, origin)
+
+
+def _layout(device: torch.device) -> torch.memory_format:
+    """How images and kernels lie in memory."""
+    return torch.channels_last
+
+
+def _autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 on GPUs that have it. Cast weights are not cached: a captured graph would cast them once and for all."""
+    half = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast(device.type, torch.bfloat16, enabled=half, cache_enabled=False)
+
+
+def _capture(network: MobileNet, batch_size: int, size: int) -> None:
+    """Make the network's forward and backward pass in training one CUDA graph each.
+
+    The networks are so small that a GPU would wait for the launch of nearly every kernel.
+    """
+    network.__dict__.pop("forward", None)
+    device = next(network.parameters()).device
+    kept = {name: value.clone() for name, value in network.state_dict().items()}
+    sample = torch.zeros(batch_size, 3, size, size, device=device).contiguous(memory_format=_layout(device))
+    with _autocast(device):
+        torch.cuda.make_graphed_callables(network.train(), (sample,))
+    network.load_state_dict(kept)  # batch norm counted the batches of the capture
 
 
 def train_epoch(
@@ -198,7 +228,6 @@ def train_epoch(
     device = split.labels.device
     size = recipe.image_size(epoch)
     steps = data.steps(split, recipe.batch_size)
-    half = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else None
     torch.manual_seed(recipe.seed * 100_003 + epoch)  # of dropout and of augmentation beyond crop and flip
     beyond = None if recipe.augmentation == "none" else Beyond(recipe.augmentation, recipe.num_classes)
     network.train()
@@ -224,7 +253,7 @@ def train_epoch(
         pixels = beyond.pixels(pixels) if beyond else pixels
         inputs = resize(data.normalise(pixels, network.mean, network.std), size)
         inputs, targets = beyond.inputs(inputs, labels) if beyond else (inputs, labels)
-        with torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None):
+        with _autocast(device):
             logits = network(inputs)
             loss = F.cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing)
         for optimizer in several:
