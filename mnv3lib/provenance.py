@@ -48,7 +48,7 @@ def environment(device: torch.device | str = "cpu") -> dict:
     device = torch.device(device)
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a class of torch, which a checkpoint may not hold
         "mnv3lib": version("mnv3lib"),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor(),

@@ -33,7 +33,7 @@ class DivergedError(RuntimeError):
 class Fit:
     """What came out of a run: the network, a row an epoch, the predictions on the measured set.
 
-    `origin` tells when and from which commit it started and, in `resumed`, after which epochs it went on from where.
+    `origin` tells when, where and from which commit it started, and in `resumed` the same of each time it went on.
     """
 
     network: MobileNet
@@ -119,7 +119,6 @@ def describe(recipe: Recipe, fit: Fit) -> dict:
         "parameters": parameters,
         "macs": macs,
         "result": accuracy(fit.predictions),
-        "environment": provenance.environment(next(fit.network.parameters()).device),
         **fit.origin,
         "seconds": round(float(fit.history["seconds"].sum()), 1),
         "images_per_second": round(float(fit.history["images_per_second"].median()), 1),
@@ -163,10 +162,11 @@ def fit_recipe(
     network.classes, network.mean, network.std = dataset.classes, dataset.mean, dataset.std
     network.to(device, memory_format=_layout(device))
     several = optimizers.make(recipe, network)
-    history, origin = [], {"commit": provenance.commit(), "started": provenance.now(), "resumed": []}
+    here = {"commit": provenance.commit(), "environment": provenance.environment(device)}
+    history, origin = [], here | {"started": provenance.now(), "resumed": []}
     if state and state.is_file():
         history, origin = checkpoint.restore(state, recipe, network, several)
-        origin["resumed"].append({"after_epoch": len(history), "commit": provenance.commit()})
+        origin["resumed"].append({"after_epoch": len(history)} | here)
         log(f"{recipe.run}: goes on after epoch {len(history)} of {recipe.epochs}")
 
     predictions, captured = None, None
