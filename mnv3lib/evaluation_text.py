@@ -56,11 +56,11 @@ def measured(evaluations: list[Evaluation]) -> str:
         ]
     if recorded:
         started = sorted(str(one.get("started")) for one in recorded)
-        processors = sorted({str(one.get("environment", {}).get("processor")) for one in recorded})
+        places = sorted({provenance.trained_on(one, names=True) for one in recorded})
         commits = sorted({str(one.get("commit"))[:12] for one in recorded})
         sentences.append(
             f"**Recorded**, not measured now: {len(recorded)} of {len(evaluations)} models, measured at the end of "
-            f"runs started {' to '.join(dict.fromkeys([started[0], started[-1]]))} on {', '.join(processors)}, commit "
+            f"runs started {' to '.join(dict.fromkeys([started[0], started[-1]]))} on {' and '.join(places)}, commit "
             f"{', '.join(commits)}."
         )
     return " ".join(sentences)

@@ -55,3 +55,24 @@ def environment(device: torch.device | str = "cpu") -> dict:
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     }
+
+
+def trained_on(record: dict, names: bool = False) -> str:
+    """What a run was trained on, as "CPU, 1 thread", and from which epoch on what else; with `names`, which of them."""
+    told = [_told(record["environment"], names)]
+    for entry in record.get("resumed", []):
+        place = _told(entry.get("environment", record["environment"]), names)
+        if not told[-1].endswith(place):
+            after = entry["after_epoch"]
+            told.append(
+                (f"from epoch {after + 1}" if after < record["recipe"]["epochs"] else "measured on") + f" {place}"
+            )
+    return "; ".join(told)
+
+
+def _told(environment: dict, names: bool) -> str:
+    device, threads = environment.get("device", "cpu"), environment.get("threads")
+    if device != "cpu":
+        return str(device) if names else "GPU"
+    name = (environment.get("processor") if names else None) or "CPU"
+    return f"{name}, {threads} thread{'s' if threads != 1 else ''}" if threads else name

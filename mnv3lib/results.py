@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from mnv3lib import evaluation, published, store, writing
+from mnv3lib import evaluation, provenance, published, store, writing
 from mnv3lib.errors import InputError
 from mnv3lib.recipe import DEFAULTS
 
@@ -20,6 +20,7 @@ HEADINGS = {
     "interval": "95 % interval",
     "top5": "top-5 (%)",
     "minutes": "minutes",
+    "trained_on": "trained on",
     "original": "original top-1 (%)",
     "difference": "difference",
 }
@@ -30,7 +31,8 @@ def recorded(models: Path | None = None) -> pd.DataFrame:
     """A row a run on CIFAR-100's test set, smallest network of each version first; not what was imported.
 
     Columns: run, model, width, recipe, seed, epochs, parameters, macs, top1, low, high (95 % interval, Wilson), top5,
-    minutes, images_per_second, original (the earlier report's top-1 of that network, missing where it has none).
+    minutes, trained_on, images_per_second, original (the earlier report's top-1 of that network, missing where it has
+    none).
     """
     original = published.load(ORIGINAL).set_index(["network", "width"])["top1"]
     rows = []
@@ -54,12 +56,13 @@ def recorded(models: Path | None = None) -> pd.DataFrame:
                 "high": high,
                 "top5": result["top5"],
                 "minutes": record["seconds"] / 60,
+                "trained_on": provenance.trained_on(record),
                 "images_per_second": record["images_per_second"],
                 "original": original.get((made["model"], made["width"])),
             }
         )
     columns = ["run", "model", "width", "recipe", "seed", "epochs", "parameters", "macs", "top1", "low", "high", "top5"]
-    table = pd.DataFrame(rows, columns=[*columns, "minutes", "images_per_second", "original"])
+    table = pd.DataFrame(rows, columns=[*columns, "minutes", "trained_on", "images_per_second", "original"])
     table["original"] = table["original"].astype(float)
     return table.sort_values(["model", "width", "recipe", "seed"], ignore_index=True)
 
@@ -76,6 +79,7 @@ def _for_print(table: pd.DataFrame) -> pd.DataFrame:
             "interval": [f"{row.low:.2f}–{row.high:.2f}" for row in table.itertuples()],
             "top5": table["top5"].map("{:.2f}".format),
             "minutes": table["minutes"].map("{:.0f}".format),
+            "trained_on": table["trained_on"],
             "original": ["–" if pd.isna(value) else f"{value:.2f}" for value in table["original"]],
             "difference": ["–" if pd.isna(value) else f"{value:+.2f}" for value in table["top1"] - table["original"]],
         }
@@ -130,7 +134,7 @@ def write_csv(models: Path) -> Path:
     """Write `models`/runs.csv, a row a run: the fields in which the runs' recipes differ, and what came out.
 
     Columns: run, those fields, parameters, macs, top1 and top5 (percent), images, seconds, images_per_second,
-    processor, threads, commit, started.
+    device, processor, threads (where the run began), commit, started.
     """
     records = [store.load_record(run, models) for run in store.runs(models)]
     recipes = [DEFAULTS | record["recipe"] for record in records]
@@ -141,7 +145,7 @@ def write_csv(models: Path) -> Path:
         | {name: record[name] for name in ("parameters", "macs")}
         | record["result"]
         | {name: record[name] for name in ("seconds", "images_per_second")}
-        | {name: record["environment"].get(name) for name in ("processor", "threads")}
+        | {name: record["environment"].get(name) for name in ("device", "processor", "threads")}
         | {name: record[name] for name in ("commit", "started")}
         for record, made in zip(records, recipes, strict=True)
     ]
@@ -177,7 +181,7 @@ def peers_for_print() -> pd.DataFrame:
 def time_to_original(models: Path | None = None) -> pd.DataFrame:
     """When each run first was above the earlier report's number for its network.
 
-    Columns: run, original (top-1 in percent), epoch and minutes (missing if it never was), processor.
+    Columns: run, original (top-1 in percent), epoch and minutes (missing if it never was), trained_on.
     """
     rows = []
     for row in recorded(models).dropna(subset=["original"]).itertuples():
@@ -190,7 +194,7 @@ def time_to_original(models: Path | None = None) -> pd.DataFrame:
                 "original": row.original,
                 "epoch": None if reached is None else int(history["epoch"][reached]),
                 "minutes": None if reached is None else history["seconds"][: reached + 1].sum() / 60,
-                "processor": store.load_record(row.run, models)["environment"].get("processor"),
+                "trained_on": provenance.trained_on(store.load_record(row.run, models), names=True),
             }
         )
-    return pd.DataFrame(rows, columns=["run", "original", "epoch", "minutes", "processor"])
+    return pd.DataFrame(rows, columns=["run", "original", "epoch", "minutes", "trained_on"])

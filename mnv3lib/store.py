@@ -184,6 +184,10 @@ def load_record(run: str, folder: Path | None = None) -> dict:
         for name, kind in kinds.items():
             if not isinstance(record[name], kind):
                 raise InputError(f"its {name} is {one_line(repr(record[name]), 50)}")
+        for entry in record.get("resumed", []):
+            whole("after_epoch", entry["after_epoch"], 0, 10**6)
+            if not isinstance(entry.get("environment", {}), dict):
+                raise InputError(f"its run went on in {one_line(repr(entry['environment']), 50)}")
     return record
 
 

@@ -145,13 +145,15 @@ def fit_recipe(
 ) -> Fit:
     """Train the network of `recipe` on `dataset`, epoch by epoch, and measure it after the last.
 
-    With `state`, a file, a checkpoint is written there after every epoch, and a run found there goes on: on the same
-    machine, device and number of threads it ends with the same weights, bit for bit, as one never stopped, or as
-    another of the same seed. Other machines, devices, thread counts and versions of torch round differently, and
-    nothing is promised about them. Raises DivergedError when the loss or a weight is no finite number.
+    With `state`, a file, a checkpoint is written there after every epoch, and a run found there goes on, also on
+    another device. On one CPU with one number of threads it ends with the same weights, bit for bit, as a run never
+    stopped, or as another of the same seed. Other machines, thread counts and versions of torch round differently, and
+    a GPU from run to run: nothing is promised about them. Raises DivergedError when the loss or a weight is no finite
+    number.
     """
     device = device or default_device()
     keep_memory()
+    torch.backends.cudnn.allow_tf32 = False  # what is measured on a GPU should be what a CPU measures
     train_split, test_split = (
         data.holdout(dataset.train) if recipe.split == "holdout" else (dataset.train, dataset.test)
     )
@@ -160,7 +162,7 @@ def fit_recipe(
     torch.manual_seed(recipe.seed)
     network = MobileNet(recipe.architecture)
     network.classes, network.mean, network.std = dataset.classes, dataset.mean, dataset.std
-    network.to(device, memory_format=_layout(device))
+    network.to(device, memory_format=torch.channels_last)
     several = optimizers.make(recipe, network)
     here = {"commit": provenance.commit(), "environment": provenance.environment(device)}
     history, origin = [], here | {"started": provenance.now(), "resumed": []}
@@ -195,11 +197,6 @@ def fit_recipe(
     return Fit(network.eval(), pd.DataFrame(history, columns=columns), predictions, origin)
 
 
-def _layout(device: torch.device) -> torch.memory_format:
-    """How images and kernels lie in memory."""
-    return torch.channels_last
-
-
 def _autocast(device: torch.device) -> torch.autocast:
     """bfloat16 on GPUs that have it. Cast weights are not cached: a captured graph would cast them once and for all."""
     half = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -207,14 +204,16 @@ def _autocast(device: torch.device) -> torch.autocast:
 
 
 def _capture(network: MobileNet, batch_size: int, size: int) -> None:
-    """Make the network's forward and backward pass in training one CUDA graph each.
+    """Make the network's forward and backward pass in training one CUDA graph each, for images of `size` pixels.
 
-    The networks are so small that a GPU would wait for the launch of nearly every kernel.
+    A step has some hundred kernels, each so small that a GPU could wait longer for its launch than it works on it.
     """
     network.__dict__.pop("forward", None)
     device = next(network.parameters()).device
     kept = {name: value.clone() for name, value in network.state_dict().items()}
-    sample = torch.zeros(batch_size, 3, size, size, device=device).contiguous(memory_format=_layout(device))
+    sample = torch.zeros(batch_size, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
+    # Gradients are made in the graph's stream and added up in another, as is meant here.
+    torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
     with _autocast(device):
         torch.cuda.make_graphed_callables(network.train(), (sample,))
     network.load_state_dict(kept)  # batch norm counted the batches of the capture

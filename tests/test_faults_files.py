@@ -155,7 +155,9 @@ def run(tmp_path_factory):
     torch.manual_seed(0)
     network = build("v3_small", width=0.25, penultimate=8)
     network.classes, network.mean, network.std = data.CLASSES["cifar100"], (0.5,) * 3, (0.25,) * 3
-    record = record_of(made, 10.0, images=20, environment={"processor": "one", "threads": 1}, resumed=[])
+    place = {"processor": "one", "threads": 1, "device": "cpu"}
+    moved = [{"after_epoch": 1, "commit": None, "environment": place | {"threads": 2}}]
+    record = record_of(made, 10.0, images=20, environment=place, resumed=moved)
     history = pd.DataFrame({name: [1, 2] for name in store.HISTORY_COLUMNS})
     drawn = np.random.default_rng(0)
     predictions = {

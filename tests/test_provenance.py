@@ -41,3 +41,19 @@ def test_no_git_is_no_error(monkeypatch, tmp_path):
     provenance.commit.cache_clear()
     assert provenance.commit() is None
     provenance.commit.cache_clear()
+
+
+def test_trained_on_names_every_place_a_run_has_been_at():
+    cpu = {"device": "cpu", "processor": "a processor", "threads": 1}
+    gpu = {"device": "a GPU's name", "processor": "a processor", "threads": 1}
+    record = {"recipe": {"epochs": 20}, "environment": gpu, "resumed": []}
+    assert provenance.trained_on(record) == "GPU"
+    assert provenance.trained_on(record, names=True) == "a GPU's name"
+    moved = [{"after_epoch": 3, "environment": gpu}, {"after_epoch": 19, "environment": cpu}]
+    assert provenance.trained_on(record | {"resumed": moved}) == "GPU; from epoch 20 CPU, 1 thread"
+    again = [*moved, {"after_epoch": 19, "environment": cpu}, {"after_epoch": 20, "environment": cpu | {"threads": 2}}]
+    assert provenance.trained_on(record | {"resumed": again}, names=True) == (
+        "a GPU's name; from epoch 20 a processor, 1 thread; measured on a processor, 2 threads"
+    )
+    old = {"recipe": {"epochs": 20}, "environment": cpu, "resumed": [{"after_epoch": 3, "commit": None}]}
+    assert provenance.trained_on(old) == "CPU, 1 thread"

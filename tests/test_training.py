@@ -191,6 +191,7 @@ def test_a_run_that_was_stopped_goes_on(tiny, few_digits, tmp_path, changes):
     pd.testing.assert_frame_equal(whole.history.drop(columns=TIMES), resumed.history.drop(columns=TIMES))
     np.testing.assert_array_equal(whole.predictions["probabilities"], resumed.predictions["probabilities"])
     assert [entry["after_epoch"] for entry in resumed.origin["resumed"]] == [1, 2]
+    assert all(place["environment"]["threads"] == 1 for place in (resumed.origin, *resumed.origin["resumed"]))
     # Stopped between the last epoch and the writing of the run: nothing is left to train.
     finished = fit(made, few_digits, state=checkpoint)
     assert equal(whole.network, finished.network)
@@ -411,6 +412,34 @@ def test_image_sizes_are_used(tiny, few_digits, monkeypatch):
     fit(tiny(epochs=2, image_sizes=(12, 20)), few_digits)
     # Three batches of 32 images and a measurement of 40; it is measured at the last size always.
     assert seen == [(12, 32)] * 3 + [(20, 40)] + [(20, 32)] * 3 + [(20, 40)]
+
+
+def test_capturing_a_graph_changes_nothing(tiny, few_digits, monkeypatch):
+    """On a GPU the step is captured as a graph; capturing it runs the network, which must not show afterwards."""
+    sizes = []
+
+    def fake(network, samples):
+        sizes.append(samples[0].shape)
+        network(*samples).sum().backward()  # moves batch norm's statistics
+        network.zero_grad()
+        network.forward = type(network).forward.__get__(network)
+        return network
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", fake)
+    made = tiny(epochs=2, dropout=0.2, image_sizes=(12, 16))
+    plain = fit(made, few_digits)
+    step = training.train_epoch
+
+    def captured(recipe, network, several, split, epoch):
+        training._capture(network, recipe.batch_size, recipe.image_size(epoch))
+        assert network.training and "forward" in vars(network)
+        return step(recipe, network, several, split, epoch)
+
+    monkeypatch.setattr(training, "train_epoch", captured)
+    again = fit(made, few_digits)
+    assert sizes == [(made.batch_size, 3, 12, 12), (made.batch_size, 3, 16, 16)]
+    assert equal(plain.network, again.network)
+    assert "forward" not in vars(again.network)
 
 
 def test_holdout_measures_on_a_part_of_the_training_set(tiny, few_digits):
