@@ -134,13 +134,12 @@ def results(records: Iterable[dict]) -> pd.DataFrame:
     """What the records say of every axis: `compare` for each that has its base and another variant.
 
     Columns: axis, and those of `compare`, the first row of each axis being its base. All axes share one estimate of the
-    spread between seeds.
+    spread between seeds, `seed_spread` of all records.
     """
     records = list(records)
     groups = {axis: _by_variant(axis, records) for axis in AXES}
     groups = {axis: group for axis, group in groups.items() if len(group) > 1 and next(iter(group.values()))}
-    used = {id(record): record for group in groups.values() for found in group.values() for record in found}
-    spread = seed_spread(used.values())
+    spread = seed_spread(records)
     tables = [
         compare(
             [_called(record, name) for name, found in group.items() for record in found],
