@@ -58,21 +58,24 @@ def environment(device: torch.device | str = "cpu") -> dict:
 
 
 def trained_on(record: dict, names: bool = False) -> str:
-    """What a run was trained on, as "CPU, 1 thread", and from which epoch on what else; with `names`, which of them."""
-    told = [_told(record["environment"], names)]
+    """What a run was trained on, as "GPU, CPU from epoch 20"; with `names`, which, with how many threads, what for."""
+    places = [(0, _told(record["environment"], names))]
     for entry in record.get("resumed", []):
         place = _told(entry.get("environment", record["environment"]), names)
-        if not told[-1].endswith(place):
-            after = entry["after_epoch"]
-            told.append(
-                (f"from epoch {after + 1}" if after < record["recipe"]["epochs"] else "measured on") + f" {place}"
-            )
-    return "; ".join(told)
+        if place != places[-1][1]:
+            places.append((entry["after_epoch"], place))
+    epochs = record["recipe"]["epochs"]
+    told = [f"{place} from epoch {after + 1}" if after else place for after, place in places if after < epochs]
+    if names:
+        told += [f"measured on {place}" for after, place in places if after >= epochs]
+    return ("; " if names else ", ").join(told)
 
 
 def _told(environment: dict, names: bool) -> str:
     device, threads = environment.get("device", "cpu"), environment.get("threads")
+    if not names:
+        return "CPU" if device == "cpu" else "GPU"
     if device != "cpu":
-        return str(device) if names else "GPU"
-    name = (environment.get("processor") if names else None) or "CPU"
+        return str(device)
+    name = environment.get("processor") or "CPU"
     return f"{name}, {threads} thread{'s' if threads != 1 else ''}" if threads else name

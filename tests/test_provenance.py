@@ -50,10 +50,11 @@ def test_trained_on_names_every_place_a_run_has_been_at():
     assert provenance.trained_on(record) == "GPU"
     assert provenance.trained_on(record, names=True) == "a GPU's name"
     moved = [{"after_epoch": 3, "environment": gpu}, {"after_epoch": 19, "environment": cpu}]
-    assert provenance.trained_on(record | {"resumed": moved}) == "GPU; from epoch 20 CPU, 1 thread"
+    assert provenance.trained_on(record | {"resumed": moved}) == "GPU, CPU from epoch 20"
     again = [*moved, {"after_epoch": 19, "environment": cpu}, {"after_epoch": 20, "environment": cpu | {"threads": 2}}]
     assert provenance.trained_on(record | {"resumed": again}, names=True) == (
-        "a GPU's name; from epoch 20 a processor, 1 thread; measured on a processor, 2 threads"
+        "a GPU's name; a processor, 1 thread from epoch 20; measured on a processor, 2 threads"
     )
     old = {"recipe": {"epochs": 20}, "environment": cpu, "resumed": [{"after_epoch": 3, "commit": None}]}
-    assert provenance.trained_on(old) == "CPU, 1 thread"
+    assert provenance.trained_on(old, names=True) == "a processor, 1 thread"
+    assert provenance.trained_on(old) == "CPU"
