@@ -3,14 +3,19 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
-from mnv3lib import ablations
+from mnv3lib import ablations, results
 from mnv3lib.axes import BEYOND_CROP_AND_FLIP
 from mnv3lib.latency_text import short, versus
 
 MARGIN = 1.0  # points of top-1; what is surely less counts as no difference
+HOW_JUDGED = (
+    "What the earlier report claims or asks, and what the recorded runs say of it. A claim holds, or does not, where "
+    "the 95 % interval between seeds leaves no doubt; else it is not decided."
+)
 HOLDS, FAILS, UNDECIDED, MISSING = "holds", "does not hold", "not decided", "not run yet"
 
 
@@ -216,6 +221,12 @@ def conclusion(verdicts: pd.DataFrame) -> str:
 def claims(table: pd.DataFrame, models: pd.DataFrame, spread: tuple[float, int]) -> pd.DataFrame:
     """A row a claim of the earlier report: claim, verdict, evidence."""
     return pd.DataFrame([judge_versions(models, spread), *(judge(claim, table, spread) for claim in CLAIMS)])
+
+
+def recorded_claims(ours: Path | None = None, models: Path | None = None) -> pd.DataFrame:
+    """`claims` of the ablations recorded in `ours` and the trained models in `models` (defaults: this project's)."""
+    records = ablations.recorded(ours, models)
+    return claims(ablations.results(records), results.recorded(models), ablations.seed_spread(records))
 
 
 def _within(difference: float, half: float, least: float, most: float) -> str:

@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib import patheffects
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from PIL import Image
@@ -19,23 +20,27 @@ def accuracy_against(cost: str, runs: pd.DataFrame, original: pd.DataFrame, peer
     """Top-1 against `cost`, macs or parameters, on a logarithmic axis.
 
     runs: as evaluation.summary with a column `usual`, true for the report's own recipe, false for variants of it
-    (drawn hollow); widths of one network are joined. original and peers: columns network, width, top1 and `cost`;
-    rows without cost are left out.
+    (drawn hollow); the widths of one network are joined, at the mean of their seeds. original and peers: columns
+    network, width, top1 and `cost`; rows without cost are left out.
     """
-    figure, axes = plt.subplots(figsize=(8, 4.8))
+    figure, axes = plt.subplots(figsize=(8, 5.2))
+    averages = runs[runs["usual"]].groupby(["model", "width"])[[cost, "top1"]].mean()
     for model, style in MODEL_STYLE.items():
-        mine = runs[runs["model"] == model].sort_values(cost)
+        mine = runs[runs["model"] == model]
+        look = {"color": style["color"], "marker": style["marker"], "markersize": 7}
         for usual, rows in mine.groupby("usual"):
             errors = [rows["top1"] - rows["top1_low"], rows["top1_high"] - rows["top1"]]
-            options = {"color": style["color"], "marker": style["marker"], "capsize": 3, "markersize": 7}
-            if usual:
-                options |= {"label": style["label"], "linestyle": "-"}
-            else:
-                options |= {"label": f"{style['label']}, another recipe", "linestyle": "", "markerfacecolor": "none"}
-            axes.errorbar(rows[cost] / 1e6, rows["top1"], yerr=errors, **options)
-            ends = rows[rows["usual"] & rows["width"].isin([mine["width"].min(), mine["width"].max()])]
-            for row in ends.drop_duplicates("width").itertuples():
-                _name(axes, f"×{row.width:g}", getattr(row, cost) / 1e6, row.top1_low, style["color"])
+            face = {} if usual else {"markerfacecolor": "none", "label": f"{style['label']}, another recipe"}
+            axes.errorbar(rows[cost] / 1e6, rows["top1"], yerr=errors, linestyle="", capsize=3, **look, **face)
+        if model not in averages.index:
+            continue
+        means = averages.loc[model]
+        axes.plot(means[cost] / 1e6, means["top1"], **look | {"markevery": []}, label=style["label"])
+        for width in {means.index.min(), means.index.max()}:
+            x, y = means.loc[width]
+            crowded = averages[cost].between(x, 1.25 * x, "neither") & averages["top1"].between(y - 1.5, y + 1.5)
+            side = "left" if width == means.index.min() or crowded.any() else "right"
+            _name(axes, f"×{width:g}", x / 1e6, y, style["color"], side)
     others = (("earlier report, V3 Small and Large", original, "x", "0.1"), ("published by others", peers, "*", GREY))
     for label, rows, marker, colour in others:
         rows = rows.dropna(subset=[cost, "top1"])
@@ -43,26 +48,27 @@ def accuracy_against(cost: str, runs: pd.DataFrame, original: pd.DataFrame, peer
             axes.scatter(rows[cost] / 1e6, rows["top1"], marker=marker, color=colour, s=60, label=label, zorder=3)
     for row in peers.dropna(subset=[cost, "top1"]).itertuples():
         network = MODEL_STYLE[row.network]["label"].removeprefix("MobileNet ")
-        beside = (-6, 0) if row.network == "v3_large" else (6, 0)  # V2 and V3 Large lie close together
-        _name(axes, f"{network} ×{row.width:g}", getattr(row, cost) / 1e6, row.top1, GREY, beside)
+        side = "left" if row.network == "v3_large" else "right"  # V2 and V3 Large lie close together
+        _name(axes, f"{network} ×{row.width:g}", getattr(row, cost) / 1e6, row.top1, GREY, side, below=0)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "25" else ""))
-    axes.margins(x=0.08, y=0.12)
+    axes.margins(x=0.08, y=0.06)
     axes.set(title=f"Accuracy against {AXIS[cost].split(' (')[0]}", xlabel=AXIS[cost], ylabel="top-1 (%)")
     handles, labels = axes.get_legend_handles_labels()
-    order = sorted(range(len(labels)), key=lambda index: not labels[index].startswith("MobileNet"))
-    handles, labels = [handles[index] for index in order], [labels[index] for index in order]
-    figure.legend(handles, labels, loc="outside right upper", fontsize=9)
+    order = sorted(range(len(labels)), key=lambda index: (not labels[index].startswith("MobileNet"), labels[index]))
+    axes.legend([handles[index] for index in order], [labels[index] for index in order], loc="lower right", fontsize=9)
     return figure
 
 
-def _name(axes, text: str, x: float, y: float, colour, offset: tuple[int, int] = (0, -5)) -> None:
-    """Write `text` below a point, or beside it where the offset is horizontal."""
-    vertical = "center" if offset[0] else "top"
-    horizontal = "left" if offset[0] > 0 else "right" if offset[0] < 0 else "center"
-    options = {"textcoords": "offset points", "ha": horizontal, "va": vertical, "fontsize": 8, "color": colour}
-    axes.annotate(text, (x, y), offset, **options)
+def _name(axes, text: str, x: float, y: float, colour, side: str, below: int = 7) -> None:
+    """Write `text` to the left or right of a point, `below` it by so many typographic points, legible on lines."""
+    offset = (-6 if side == "left" else 6, -below)
+    alignment = {"ha": "right" if side == "left" else "left", "va": "center"}
+    halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]
+    axes.annotate(
+        text, (x, y), offset, "data", "offset points", fontsize=8, color=colour, path_effects=halo, **alignment
+    )
 
 
 def superclass_confusion(evaluation: Evaluation) -> Figure:

@@ -23,7 +23,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.preprocessors.sanitize import SanitizeHTML
 from traitlets.config import Config
 
-from mnv3lib import data, provenance, results, store, writing
+from mnv3lib import ablations_text, data, provenance, results, store, writing
 from mnv3lib.errors import InputError
 from mnv3lib.parameters import check as check_parameters
 from mnv3lib.parameters import defaults
@@ -245,6 +245,8 @@ def index(all_pages: list[Page], figure: Path, models: Path, made: str) -> str:
         table=results.html(results.recorded(models)),
         figure=base64.b64encode(figure.read_bytes()).decode() if figure.is_file() else None,
         figure_alt="Top-1 accuracy against multiply-accumulates of every trained model.",
+        how_judged=ablations_text.HOW_JUDGED,
+        claims=ablations_text.recorded_claims(models=models).to_html(index=False, border=0, classes="mnv3-text"),
         made=made,
     )
 

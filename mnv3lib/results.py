@@ -7,7 +7,6 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from mnv3lib import evaluation, provenance, published, store, writing
-from mnv3lib.errors import InputError
 from mnv3lib.recipe import DEFAULTS
 
 ORIGINAL = "original report"
@@ -24,7 +23,6 @@ HEADINGS = {
     "original": "original top-1 (%)",
     "difference": "difference",
 }
-MARKERS = ("<!-- results: written by mnv3 report -->", "<!-- end of results -->")
 
 
 def recorded(models: Path | None = None) -> pd.DataFrame:
@@ -100,34 +98,14 @@ def html(table: pd.DataFrame) -> str:
 def markdown(table: pd.DataFrame) -> str:
     """`table` in GitHub's Markdown, with the names of runs as code."""
     shown = _for_print(table)
-    return _markdown(shown.assign(run=shown["run"].map("`{}`".format)))
+    return as_markdown(shown.assign(run=shown["run"].map("`{}`".format)))
 
 
-def _markdown(shown: pd.DataFrame) -> str:
+def as_markdown(shown: pd.DataFrame) -> str:
+    """A table of text in GitHub's Markdown, numbers to the right."""
     numbers = [all(re.fullmatch(r"[-+]?[\d.,–]+", text) for text in shown[name]) for name in shown.columns]
     lines = [shown.columns, ["---:" if right else "---" for right in numbers], *shown.itertuples(index=False)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def readme_block(models: Path | None = None) -> str:
-    """What README shows between its two markers: the recorded runs, and what others published."""
-    others = peers_for_print()
-    others["published by"] = [f"[{name}]({url})" for name, url in peers()[["source", "url"]].itertuples(index=False)]
-    heading = "Published by others for networks of this family on CIFAR-100 at 32 px, after many more epochs:"
-    return f"{markdown(recorded(models))}\n\n{heading}\n\n{_markdown(others)}"
-
-
-def update_readme(readme: Path, models: Path | None = None) -> None:
-    """Put `readme_block` between the two markers of `readme`."""
-    text = readme.read_text(encoding="utf-8")
-    start, end = MARKERS
-    if text.count(start) != 1 or text.count(end) != 1:
-        raise InputError(f"{readme} should have each of the lines {start} and {end} once")
-    block = f"{start}\n\n{readme_block(models)}\n\n{end}"
-    new = re.sub(f"{re.escape(start)}.*{re.escape(end)}", lambda _: block, text, flags=re.DOTALL)
-    if new != text:
-        with writing.replacing(readme) as temporary:
-            temporary.write_text(new, encoding="utf-8")
 
 
 def write_csv(models: Path) -> Path:

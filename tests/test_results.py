@@ -7,7 +7,6 @@ import pytest
 from records import record_of
 
 from mnv3lib import published, recipe, results, store
-from mnv3lib.errors import InputError
 
 
 def save(folder, made, top1, curve):
@@ -60,20 +59,6 @@ def test_time_to_original(models):
     table = results.time_to_original(models).set_index("run")
     assert (table["epoch"]["mobilenet_v3_small_0.25"], table["minutes"]["mobilenet_v3_small_0.25"]) == (2, 2.0)
     assert pd.isna(table["epoch"]["mobilenet_v3_small_0.25_seed1"])
-
-
-def test_readme_is_rewritten_between_its_markers(models, tmp_path):
-    start, end = results.MARKERS
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{start}\nold\n{end}\nafter\n")
-    results.update_readme(readme, models)
-    text = readme.read_text()
-    assert text.startswith(f"before\n{start}\n") and text.endswith(f"{end}\nafter\n")
-    assert "old" not in text and "mobilenet_v3_small_0.25_seed1" in text
-    readme.write_text("no markers")
-    with pytest.raises(InputError, match=r"README\.md"):
-        results.update_readme(readme, models)
-    assert readme.read_text() == "no markers"
 
 
 def test_csv_has_a_row_a_run_and_the_fields_that_vary(models):

@@ -24,7 +24,7 @@ def add(commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from mnv3lib import report, results  # Jupyter is slow to import
+    from mnv3lib import readme, report  # Jupyter is slow to import
 
     if options.check:
         changed = report.outdated(options.output, models=options.models)
@@ -38,6 +38,6 @@ def run(options: argparse.Namespace) -> int:
     except report.NotebookError as error:
         print(f"mnv3: error: {error}", file=sys.stderr)
         return 1
-    results.update_readme(ROOT / "README.md", options.models)
+    readme.update(ROOT / "README.md", options.models)
     print(f"open {page}")
     return 0

@@ -1,0 +1,55 @@
+"""What README shows of the records, and that it is what the records say now."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+from records import record_of
+
+from mnv3lib import ablations, readme, recipe, store
+from mnv3lib.errors import InputError
+from mnv3lib.provenance import ROOT
+
+HISTORY = pd.DataFrame(
+    {"epoch": [1], "learning_rate": 0.1, "train_loss": 1.0, "train_top1": 50.0, "test_top1": 50.0, "seconds": 60.0}
+)
+
+
+def save(folder, made, top1):
+    store.save(folder, record_of(made, top1), HISTORY, None, None)
+
+
+@pytest.fixture
+def models(tmp_path):
+    save(tmp_path / "models", recipe.make(width=0.25), 62.13)
+    return tmp_path / "models"
+
+
+def test_readme_has_what_the_records_say():
+    start, end = readme.MARKERS
+    block = (ROOT / "README.md").read_text().split(start)[1].split(end)[0]
+    assert block.strip() == readme.block(ROOT / "trained_models").strip()
+
+
+def test_readme_is_rewritten_between_its_markers(models, tmp_path):
+    start, end = readme.MARKERS
+    file = tmp_path / "README.md"
+    file.write_text(f"before\n{start}\nold\n{end}\nafter\n")
+    readme.update(file, models)
+    text = file.read_text()
+    assert text.startswith(f"before\n{start}\n") and text.endswith(f"{end}\nafter\n")
+    assert "old" not in text.split() and "mobilenet_v3_small_0.25" in text and "80.24" in text
+    file.write_text("no markers")
+    with pytest.raises(InputError, match=r"README\.md"):
+        readme.update(file, models)
+    assert file.read_text() == "no markers"
+
+
+def test_verdicts_follow_the_recorded_ablations(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(ablations, "folder", lambda: tmp_path / "ablations")
+    line = "| Dropout makes no difference (claimed by the earlier report) |"
+    assert f"{line} not run yet |" in readme.block(models)
+    base, dropout = ablations.recipes("dropout").values()
+    for made, seed, top1 in ((base, 0, 61.0), (base, 1, 61.1), (dropout, 0, 51.0), (dropout, 1, 51.1)):
+        save(tmp_path / "ablations", dataclasses.replace(made, seed=seed), top1)
+    assert f"{line} does not hold | 0.2 against " in readme.block(models)
