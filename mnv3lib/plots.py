@@ -40,6 +40,11 @@ STYLE = {
     "image.interpolation": "nearest",
 }
 
+CURVES = {  # columns of a history, with the title and the axis of their figure
+    "test_top1": ("Test accuracy", "top-1 on the test set (%)"),
+    "train_loss": ("Training loss", "cross-entropy with label smoothing"),
+}
+
 
 def use_style() -> None:
     """Make the style of the report matplotlib's default; the first cell of a notebook calls it."""
@@ -93,16 +98,17 @@ def curves(history: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def accuracy_curves(histories: dict[str, pd.DataFrame]) -> Figure:
-    """Test accuracy by epoch of many runs, each named at the end of its line."""
+def recorded_curves(histories: dict[str, pd.DataFrame], column: str = "test_top1") -> Figure:
+    """A column of CURVES by epoch for many runs, each named at the end of its line."""
     figure, axes = plt.subplots(figsize=(8.5, 4.8))
     ends = []
-    for index, (run, history) in enumerate(sorted(histories.items(), key=lambda item: -item[1]["test_top1"].iloc[-1])):
+    for index, (run, history) in enumerate(sorted(histories.items(), key=lambda item: -item[1][column].iloc[-1])):
         line = ("-", "--", ":", "-.")[index // len(COLOURS) % 4]
-        axes.plot(history["epoch"], history["test_top1"], line, color=COLOURS[index % len(COLOURS)])
-        ends.append((history["test_top1"].iloc[-1], history["epoch"].iloc[-1], run.removeprefix("mobilenet_")))
+        axes.plot(history["epoch"], history[column], line, color=COLOURS[index % len(COLOURS)])
+        ends.append((history[column].iloc[-1], history["epoch"].iloc[-1], run.removeprefix("mobilenet_")))
     label_ends(axes, ends)
-    axes.set(title="Test accuracy by epoch, recorded runs", xlabel="epoch", ylabel="top-1 on the test set (%)")
+    title, label = CURVES[column]
+    axes.set(title=f"{title} by epoch, recorded runs", xlabel="epoch", ylabel=label)
     axes.xaxis.get_major_locator().set_params(integer=True)
     return figure
 

@@ -15,9 +15,11 @@ def block(models: Path | None = None) -> str:
     peers["published by"] = [
         f"[{name}]({url})" for name, url in results.peers()[["source", "url"]].itertuples(index=False)
     ]
+    recorded = results.recorded(models)
     return "\n\n".join(
         [
-            results.markdown(results.recorded(models)),
+            results.markdown(recorded),
+            f"{results.goals_in_words(results.goals(recorded))} [Page 02](report/02_train.html) has the table.",
             "Published by others for networks of this family on CIFAR-100 at 32 px, after many more epochs:",
             results.as_markdown(peers),
             f"{ablations_text.HOW_JUDGED} [Page 05](report/05_ablations.html) has the comparisons.",

@@ -239,10 +239,12 @@ def _data_parameters(log) -> dict:
 def index(all_pages: list[Page], figure: Path, models: Path, made: str) -> str:
     """The page that opens the report, with `figure` on it if there is one."""
     template = Environment(autoescape=True).from_string((TEMPLATES / "index.html.j2").read_text())
+    recorded = results.recorded(models)
     return template.render(
         css=_css(),
         pages=all_pages,
-        table=results.html(results.recorded(models)),
+        table=results.html(recorded),
+        goals=results.goals_in_words(results.goals(recorded)),
         figure=base64.b64encode(figure.read_bytes()).decode() if figure.is_file() else None,
         figure_alt="Top-1 accuracy against multiply-accumulates of every trained model.",
         how_judged=ablations_text.HOW_JUDGED,

@@ -7,6 +7,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from mnv3lib import evaluation, provenance, published, store, writing
+from mnv3lib.latency_text import short
 from mnv3lib.recipe import DEFAULTS
 
 ORIGINAL = "original report"
@@ -22,6 +23,15 @@ HEADINGS = {
     "trained_on": "trained on",
     "original": "original top-1 (%)",
     "difference": "difference",
+}
+# What this project set out to reach before its first run, in percent of top-1: at least, and at best.
+GOALS = {
+    ("v3_small", 0.25): (63.5, 67.0),
+    ("v3_small", 0.5): (69.0, 72.0),
+    ("v3_small", 1.0): (72.5, 75.5),
+    ("v3_large", 0.25): (68.0, 71.0),
+    ("v3_large", 0.5): (72.5, 75.0),
+    ("v3_large", 1.0): (75.0, 78.0),
 }
 
 
@@ -154,6 +164,37 @@ def peers_for_print() -> pd.DataFrame:
             "note": table["note"],
         }
     )
+
+
+def goals(table: pd.DataFrame) -> pd.DataFrame:
+    """GOALS beside `table`, as `recorded` makes it: a row a network, with the mean of the seeds of `modern`.
+
+    Columns: model, width, goal, aim, top1 (missing if not trained), seeds, reached (aim, goal, missed, not trained).
+    """
+    rows = []
+    for (model, width), (goal, aim) in GOALS.items():
+        mine = table[(table["model"] == model) & (table["width"] == width) & (table["recipe"] == "modern")]["top1"]
+        top1 = mine.mean()
+        reached = "not trained" if mine.empty else "aim" if top1 >= aim else "goal" if top1 >= goal else "missed"
+        rows.append((model, width, goal, aim, top1, len(mine), reached))
+    return pd.DataFrame(rows, columns=["model", "width", "goal", "aim", "top1", "seeds", "reached"])
+
+
+def goals_in_words(table: pd.DataFrame) -> str:
+    """Which of the goals in `table`, as `goals` makes it, are reached, and which are not."""
+    missed, untrained = (table[table["reached"] == outcome] for outcome in ("missed", "not trained"))
+    aims = (table["reached"] == "aim").sum()
+    sentences = [
+        f"Of the {len(table)} goals that this project set itself, {len(table) - len(missed) - len(untrained)} are "
+        f"reached, and {aims or 'none'} of the aims beyond them."
+    ]
+    if len(missed):
+        names = [f"{short(row.model)} {row.width:g} by {row.goal - row.top1:.2f} points" for row in missed.itertuples()]
+        sentences.append(f"Missed: {', '.join(names)}.")
+    if len(untrained):
+        names = [f"{short(row.model)} {row.width:g}" for row in untrained.itertuples()]
+        sentences.append(f"Not trained yet: {', '.join(names)}.")
+    return " ".join(sentences)
 
 
 def time_to_original(models: Path | None = None) -> pd.DataFrame:

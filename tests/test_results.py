@@ -61,6 +61,19 @@ def test_time_to_original(models):
     assert pd.isna(table["epoch"]["mobilenet_v3_small_0.25_seed1"])
 
 
+def test_goals_are_judged_by_the_mean_of_the_seeds(models):
+    goals = results.goals(results.recorded(models))
+    small = goals.set_index(["model", "width"]).loc[("v3_small", 0.25)]
+    original = published.load(results.ORIGINAL).query("network == 'v3_small' and width == 0.25")["top1"].item()
+    assert (small["top1"], small["seeds"], small["reached"]) == (pytest.approx(original), 2, "missed")
+    words = results.goals_in_words(goals)
+    assert words.startswith("Of the 6 goals that this project set itself, 0 are reached, and none of the aims")
+    assert f"Missed: V3 Small 0.25 by {63.5 - original:.2f} points." in words and "V3 Large 1." in words
+    for top1, outcome in ((63.5, "goal"), (67.0, "aim")):
+        save(models, recipe.make(model="v3_small", width=0.25, seed=2), 3 * top1 - 2 * original, [top1])
+        assert results.goals(results.recorded(models))["reached"][0] == outcome
+
+
 def test_csv_has_a_row_a_run_and_the_fields_that_vary(models):
     table = pd.read_csv(results.write_csv(models))
     assert len(table) == 5 and table["top1"].max() == 99.0
