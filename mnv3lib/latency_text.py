@@ -50,6 +50,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 def training(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of training_speed.compare's table that a reader needs, as text."""
     shown = table[["model", "width", "loop", "batch", "threads"]].copy()
+    shown["width"] = shown["width"].map("{:g}".format)
     shown["parameters (M)"] = (table["parameters"] / 1e6).map("{:.2f}".format)
     shown["images/s"] = table["images_per_second"].map("{:.1f}".format)
     shown["low–high"] = table["low"].map("{:.1f}".format) + "–" + table["high"].map("{:.1f}".format)
