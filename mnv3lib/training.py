@@ -171,13 +171,10 @@ def fit_recipe(
         origin["resumed"].append({"after_epoch": len(history)} | here)
         log(f"{recipe.run}: goes on after epoch {len(history)} of {recipe.epochs}")
 
-    predictions, captured = None, None
+    predictions = None
+    step = CapturedStep() if device.type == "cuda" else gradients
     for epoch in range(len(history), recipe.epochs):
-        size = recipe.image_size(epoch)
-        if device.type == "cuda" and size != captured:
-            _capture(network, min(recipe.batch_size, len(train_split)), size)
-            captured = size
-        row = train_epoch(recipe, network, several, train_split, epoch)
+        row = train_epoch(recipe, network, several, train_split, epoch, step)
         start = time.perf_counter()
         predictions = best_five(network, test_split, recipe.image_sizes[-1])
         _check_finite(recipe, network, predictions, epoch)
@@ -192,7 +189,6 @@ def fit_recipe(
         )
     if predictions is None:
         predictions = best_five(network, test_split, recipe.image_sizes[-1])
-    network.__dict__.pop("forward", None)  # of the captured graph
     columns = ["epoch", "learning_rate", "train_loss", "train_top1", "test_top1", "seconds", "images_per_second"]
     return Fit(network.eval(), pd.DataFrame(history, columns=columns), predictions, origin)
 
@@ -203,26 +199,67 @@ def _autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=half, cache_enabled=False)
 
 
-def _capture(network: MobileNet, batch_size: int, size: int) -> None:
-    """Make the network's forward and backward pass in training one CUDA graph each, for images of `size` pixels.
+def gradients(
+    network: nn.Module, inputs: torch.Tensor, targets: torch.Tensor, label_smoothing: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Put the gradients of the loss of one batch into the parameters' `grad`; returns the loss and the logits."""
+    network.zero_grad()
+    with _autocast(inputs.device):
+        logits = network(inputs)
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+    loss.backward()
+    return loss.detach(), logits.detach()
 
-    A step has some hundred kernels, each so small that a GPU could wait longer for its launch than it works on it.
+
+class CapturedStep:
+    """`gradients` as a CUDA graph.
+
+    A step has some hundred kernels, each so small that a GPU would wait longer for its launch than it works on it. The
+    graph is of one network and of batches of one shape; where the shape changes, it is captured again.
     """
-    network.__dict__.pop("forward", None)
-    device = next(network.parameters()).device
-    kept = {name: value.clone() for name, value in network.state_dict().items()}
-    sample = torch.zeros(batch_size, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
-    # Gradients are made in the graph's stream and added up in another, as is meant here.
-    torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
-    with _autocast(device):
-        torch.cuda.make_graphed_callables(network.train(), (sample,))
-    network.load_state_dict(kept)  # batch norm counted the batches of the capture
+
+    def __init__(self):
+        self.graph, self.inputs, self.targets, self.outputs = None, None, None, None
+
+    def __call__(self, network, inputs, targets, label_smoothing) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.graph is None or (self.inputs.shape, self.targets.shape) != (inputs.shape, targets.shape):
+            self._capture(network, inputs, targets, label_smoothing)
+        self.inputs.copy_(inputs)
+        self.targets.copy_(targets)
+        self.graph.replay()
+        return self.outputs
+
+    def _capture(self, network, inputs, targets, label_smoothing) -> None:
+        self.graph = self.outputs = None  # the memory of the old one
+        self.inputs, self.targets = inputs.clone(), targets.clone()
+        arguments = network, self.inputs, self.targets, label_smoothing
+        kept = {name: value.clone() for name, value in network.state_dict().items()}
+        stream = torch.cuda.Stream(inputs.device)
+        stream.wait_stream(torch.cuda.current_stream(inputs.device))
+        with torch.random.fork_rng([inputs.device]):
+            with torch.cuda.stream(stream):
+                for _ in range(3):  # libraries set themselves up in the first steps, which no graph can hold
+                    gradients(*arguments)
+            torch.cuda.current_stream(inputs.device).wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):  # others may run beside
+                outputs = gradients(*arguments)
+        network.load_state_dict(kept)  # batch norm counted the batches of the capture
+        self.graph, self.outputs = graph, outputs
 
 
 def train_epoch(
-    recipe: Recipe, network: nn.Module, several: list[torch.optim.Optimizer], split: Split, epoch: int
+    recipe: Recipe,
+    network: nn.Module,
+    several: list[torch.optim.Optimizer],
+    split: Split,
+    epoch: int,
+    step: Callable = gradients,
 ) -> dict:
-    """One pass over `split`; returns the row of history without the test accuracy."""
+    """One pass over `split`; returns the row of history without the test accuracy.
+
+    `step` makes the gradients of a batch: `gradients`, or a CapturedStep that was made for this network.
+    """
     start = time.perf_counter()
     device = split.labels.device
     size = recipe.image_size(epoch)
@@ -243,8 +280,8 @@ def train_epoch(
     bar = tqdm(
         batches, total=steps, desc=f"epoch {epoch + 1}/{recipe.epochs}", leave=False, disable=not sys.stderr.isatty()
     )
-    for step, (pixels, labels) in enumerate(bar):
-        factor = recipe.rate((epoch * steps + step + 1) / (recipe.epochs * steps + 1))
+    for number, (pixels, labels) in enumerate(bar):
+        factor = recipe.rate((epoch * steps + number + 1) / (recipe.epochs * steps + 1))
         for optimizer in several:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
@@ -252,16 +289,11 @@ def train_epoch(
         pixels = beyond.pixels(pixels) if beyond else pixels
         inputs = resize(data.normalise(pixels, network.mean, network.std), size)
         inputs, targets = beyond.inputs(inputs, labels) if beyond else (inputs, labels)
-        with _autocast(device):
-            logits = network(inputs)
-            loss = F.cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing)
-        for optimizer in several:
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss, logits = step(network, inputs, targets, recipe.label_smoothing)
         for optimizer in several:
             optimizer.step()
-        loss_sum += loss.detach() * len(labels)
-        hits += (logits.detach().argmax(1) == labels).sum()
+        loss_sum += loss * len(labels)
+        hits += (logits.argmax(1) == labels).sum()
         images += len(labels)
     if not math.isfinite(loss_sum.item()):
         raise DivergedError(f"{recipe.run}: the loss is {loss_sum.item()} in epoch {epoch + 1}: lower learning_rate")

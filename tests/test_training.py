@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -414,32 +416,58 @@ def test_image_sizes_are_used(tiny, few_digits, monkeypatch):
     assert seen == [(12, 32)] * 3 + [(20, 40)] + [(20, 32)] * 3 + [(20, 40)]
 
 
-def test_capturing_a_graph_changes_nothing(tiny, few_digits, monkeypatch):
-    """On a GPU the step is captured as a graph; capturing it runs the network, which must not show afterwards."""
-    sizes = []
+class FakeGraph:
+    """Records what is done while it is captured, as torch.cuda.CUDAGraph does, and does it again in `replay`."""
 
-    def fake(network, samples):
-        sizes.append(samples[0].shape)
-        network(*samples).sum().backward()  # moves batch norm's statistics
-        network.zero_grad()
-        network.forward = type(network).forward.__get__(network)
-        return network
+    def replay(self):
+        with torch.enable_grad():
+            kept = {parameter: parameter.grad for parameter in self.parameters}
+            outputs = self.work()
+            for ours, new in zip(self.outputs, outputs, strict=True):
+                ours.copy_(new)
+            for parameter, memory in kept.items():  # a graph writes into the memory that it was captured with
+                parameter.grad = memory.copy_(parameter.grad)
 
-    monkeypatch.setattr(torch.cuda, "make_graphed_callables", fake)
-    made = tiny(epochs=2, dropout=0.2, image_sizes=(12, 16))
+
+@pytest.fixture
+def fake_cuda(monkeypatch):
+    """CapturedStep without a GPU; returns the list of the shapes that it was captured for."""
+    shapes, plain = [], training.gradients
+
+    @contextmanager
+    def capture(graph, **_):
+        def spy(*arguments):
+            graph.work, graph.parameters = (lambda: plain(*arguments)), list(arguments[0].parameters())
+            graph.outputs = plain(*arguments)
+            shapes.append(tuple(arguments[1].shape))
+            return graph.outputs
+
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "gradients", spy)
+            yield
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    fork = torch.random.fork_rng
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: fork([]))
+    return shapes
+
+
+@pytest.mark.parametrize("changes", [{"image_sizes": (12, 16)}, {"augmentation": "mixup"}, {"optimizer": "muon"}])
+def test_captured_steps_train_as_others_do(tiny, few_digits, monkeypatch, fake_cuda, changes):
+    """Capturing runs the network a few times, and replays share their memory: neither may show afterwards."""
+    made = tiny(epochs=2, dropout=0.2, **changes)
     plain = fit(made, few_digits)
-    step = training.train_epoch
-
-    def captured(recipe, network, several, split, epoch):
-        training._capture(network, recipe.batch_size, recipe.image_size(epoch))
-        assert network.training and "forward" in vars(network)
-        return step(recipe, network, several, split, epoch)
-
-    monkeypatch.setattr(training, "train_epoch", captured)
-    again = fit(made, few_digits)
-    assert sizes == [(made.batch_size, 3, 12, 12), (made.batch_size, 3, 16, 16)]
-    assert equal(plain.network, again.network)
-    assert "forward" not in vars(again.network)
+    train_epoch, step = training.train_epoch, training.CapturedStep()
+    monkeypatch.setattr(training, "train_epoch", lambda *arguments: train_epoch(*arguments[:-1], step))
+    captured = fit(made, few_digits)
+    assert fake_cuda == [(made.batch_size, 3, size, size) for size in made.image_sizes]
+    assert equal(plain.network, captured.network)
+    assert plain.history["train_loss"].tolist() == captured.history["train_loss"].tolist()
 
 
 def test_holdout_measures_on_a_part_of_the_training_set(tiny, few_digits):
