@@ -1,5 +1,6 @@
 """Every figure of the report, in one style: legible in print and to the colour-blind."""
 
+import itertools
 import json
 import math
 import os
@@ -39,6 +40,8 @@ STYLE = {
     "lines.linewidth": 1.8,
     "image.interpolation": "nearest",
 }
+
+LINES = ("-", "--", ":", "-.")
 
 
 def use_style() -> None:
@@ -93,36 +96,63 @@ def curves(history: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def accuracy_curves(histories: dict[str, pd.DataFrame]) -> Figure:
-    """Test accuracy by epoch of many runs, each named at the end of its line."""
-    figure, axes = plt.subplots(figsize=(8.5, 4.8))
+def accuracy_curves(models: dict[str, str], histories: dict[str, pd.DataFrame]) -> Figure:
+    """Test accuracy by epoch of many runs, a panel for each of `models` (by run), with the other runs in grey."""
+    shown = [model for model in MODEL_STYLE if model in models.values()]
+    rows = math.ceil(len(shown) / 2)
+    figure, panels = plt.subplots(rows, 2, figsize=(9, 3.2 * rows), sharex=True, sharey=True, squeeze=False)
+    for axes, model in itertools.zip_longest(panels.flat, shown):
+        if model is None:
+            axes.remove()
+            continue
+        ends = []
+        for run, history in sorted(histories.items(), key=lambda item: -item[1]["test_top1"].iloc[-1]):
+            epochs, top1 = history["epoch"], history["test_top1"]
+            if models[run] != model:
+                axes.plot(epochs, top1, color="0.88", linewidth=1, zorder=1)
+                continue
+            axes.plot(epochs, top1, LINES[len(ends) % 4], color=COLOURS[len(ends) % len(COLOURS)])
+            ends.append(
+                (top1.iloc[-1], epochs.iloc[-1], "×" + run.removeprefix(f"mobilenet_{model}_").replace("_", " "))
+            )
+        label_ends(axes, ends, fitting=14)
+        axes.set_title(MODEL_STYLE[model]["label"])
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.supxlabel("epoch", fontsize="medium")
+    figure.supylabel("top-1 on the test set (%)", fontsize="medium")
+    return figure
+
+
+def loss_curves(histories: dict[str, pd.DataFrame]) -> Figure:
+    """Training loss by epoch of several runs, each named at the end of its line."""
+    figure, axes = plt.subplots(figsize=(8, 4.4))
     ends = []
-    for index, (run, history) in enumerate(sorted(histories.items(), key=lambda item: -item[1]["test_top1"].iloc[-1])):
-        line = ("-", "--", ":", "-.")[index // len(COLOURS) % 4]
-        axes.plot(history["epoch"], history["test_top1"], line, color=COLOURS[index % len(COLOURS)])
-        ends.append((history["test_top1"].iloc[-1], history["epoch"].iloc[-1], run.removeprefix("mobilenet_")))
-    label_ends(axes, ends)
-    axes.set(title="Test accuracy by epoch, recorded runs", xlabel="epoch", ylabel="top-1 on the test set (%)")
+    for run, history in sorted(histories.items(), key=lambda item: -item[1]["train_loss"].iloc[-1]):
+        epochs, loss = history["epoch"], history["train_loss"]
+        axes.plot(epochs, loss, LINES[len(ends) % 4], color=COLOURS[len(ends) % len(COLOURS)])
+        ends.append((loss.iloc[-1], epochs.iloc[-1], run.removeprefix("mobilenet_")))
+    label_ends(axes, ends, fitting=20)
+    axes.set(title="Training loss by epoch", xlabel="epoch", ylabel="cross-entropy with label smoothing")
     axes.xaxis.get_major_locator().set_params(integer=True)
     return figure
 
 
-def label_ends(axes: Axes, ends: list[tuple[float, float, str]]) -> None:
-    """Write each (y, x, name) to the right of its line's end, moved apart where they would overlap; y descends."""
+def label_ends(axes: Axes, ends: list[tuple[float, float, str]], fitting: int) -> None:
+    """Write each (y, x, name) to the right of its line's end, moved apart where they would overlap; y descends.
+
+    fitting: how many names the height of the axes has room for.
+    """
     low, high = axes.get_ylim()
-    gap, previous = (high - low) / 24, math.inf
-    right = max(x for _, x, _ in ends) if ends else 0
-    for y, x, name in ends:
-        placed = min(y, previous - gap)
-        axes.annotate(
-            name,
-            (x, y),
-            xytext=(right * 1.03, placed),
-            fontsize=8,
-            va="center",
-            arrowprops={"arrowstyle": "-", "color": "0.6", "lw": 0.6},
-        )
-        previous = placed
+    gap, right = (high - low) / fitting, max((x for _, x, _ in ends), default=0)
+    placed, floor = [], low + gap / 2
+    for y, _, _ in ends:
+        placed.append(min(y, placed[-1] - gap) if placed else y)
+    for index in reversed(range(len(placed))):
+        placed[index] = max(placed[index], floor)
+        floor = placed[index] + gap
+    for (y, x, name), height in zip(ends, placed, strict=True):
+        line = {"arrowstyle": "-", "color": "0.6", "lw": 0.6, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 1}
+        axes.annotate(name, (x, y), xytext=(right * 1.05, height), fontsize=8, va="center", arrowprops=line)
     axes.set_xlim(right=right * 1.02)
 
 

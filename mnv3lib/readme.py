@@ -19,7 +19,7 @@ def block(models: Path | None = None) -> str:
     return "\n\n".join(
         [
             results.markdown(recorded),
-            results.goals_in_words(results.goals(recorded)),
+            f"{results.goals_in_words(results.goals(recorded))} [Page 02](report/02_train.html) has the table.",
             "Published by others for networks of this family on CIFAR-100 at 32 px, after many more epochs:",
             results.as_markdown(peers),
             f"{ablations_text.HOW_JUDGED} [Page 05](report/05_ablations.html) has the comparisons.",
