@@ -9,13 +9,15 @@ import pandas as pd
 
 from mnv3lib import ablations, results
 from mnv3lib.axes import BEYOND_CROP_AND_FLIP
-from mnv3lib.latency_text import short, versus
+from mnv3lib.latency_text import versus
+from mnv3lib.networks import short
 
 MARGIN = 1.0  # points of top-1; what is surely less counts as no difference
 HOW_JUDGED = (
     "What the earlier report claims or asks, and what the recorded runs say of it. A claim holds, or does not, where "
     "the 95 % interval between seeds leaves no doubt; else it is not decided."
 )
+SAID = "by the earlier report"  # the column that has claimed or asked
 HOLDS, FAILS, UNDECIDED, MISSING = "holds", "does not hold", "not decided", "not run yet"
 
 
@@ -125,7 +127,7 @@ def answer(axis: str, table: pd.DataFrame, spread: tuple[float, int]) -> str:
     left = [name for name in ablations.recipes(axis) if name not in set(rows["variant"])]
     lines += [f"Not run yet: {', '.join(left)}."] if left else []
     judged = [judge(claim, table, spread) for claim in CLAIMS if claim.axis == axis]
-    lines += [f"{one['claim']}: **{one['verdict']}**." for one in judged]
+    lines += [f"{one['claim']} ({one[SAID]} {SAID}): **{one['verdict']}**." for one in judged]
     if spread[1]:
         lines.append(f"All at 95 %, with a standard deviation of {spread[0]:.2f} points between seeds.")
     return "\n".join(f"- {line}" for line in lines)
@@ -143,7 +145,7 @@ def certainty(spread: tuple[float, int]) -> str:
 
 
 def judge(claim: Claim, table: pd.DataFrame, spread: tuple[float, int]) -> dict:
-    """claim, verdict and evidence, from ablations.results and its estimate of the spread."""
+    """claim, SAID, verdict and evidence, from ablations.results and its estimate of the spread."""
     rows = table[table["axis"] == claim.axis].set_index("variant")
     outcomes, evidence = [], []
     for name in claim.variants:
@@ -159,9 +161,9 @@ def judge(claim: Claim, table: pd.DataFrame, spread: tuple[float, int]) -> dict:
         evidence.append(
             f"{name} against {against}: {_points(difference, half)} ({one['seeds']} and {other['seeds']} runs)"
         )
-    source = "asked by" if claim.question else "claimed by"
     return {
-        "claim": f"{claim.text} ({source} the earlier report)",
+        "claim": claim.text,
+        SAID: "asked" if claim.question else "claimed",
         "verdict": _all(outcomes, claim.every),
         "evidence": "; ".join(evidence),
     }
@@ -172,7 +174,7 @@ def judge_versions(models: pd.DataFrame, spread: tuple[float, int]) -> dict:
 
     Each model of the older version is set beside the most accurate of the newer that has no more MACs.
     """
-    usual = models[(models["recipe"] == "modern") & (models["seed"] == 0)]
+    usual = models[models["usual"].astype(bool) & (models["seed"] == 0)]
     version = usual["model"].str[:2]
     outcomes, evidence = [], []
     for older, newer in (("v1", "v2"), ("v2", "v3")):
@@ -191,21 +193,23 @@ def judge_versions(models: pd.DataFrame, spread: tuple[float, int]) -> dict:
             pairs += 1
         outcomes += [] if pairs else [MISSING]
     return {
-        "claim": "V3 is more accurate than V2, and V2 than V1, at no more MACs (claimed by the earlier report)",
+        "claim": "V3 is more accurate than V2, and V2 than V1, at no more MACs",
+        SAID: "claimed",
         "verdict": _all(outcomes, every=True),
         "evidence": "; ".join(evidence),
     }
 
 
 def judge_times(text: str, times: pd.DataFrame, fast: str, slow: str) -> dict:
-    """As `judge`, that contestant `fast` of timing.measure's table takes less time than `slow`."""
+    """As `judge`, of the question whether contestant `fast` of timing.measure's table takes less time than `slow`."""
     rows = times.set_index("name")
     outcome = UNDECIDED  # the middle halves overlap
     if rows["p75_ms"][fast] < rows["p25_ms"][slow]:
         outcome = HOLDS
     elif rows["p75_ms"][slow] < rows["p25_ms"][fast]:
         outcome = FAILS
-    return {"claim": text, "verdict": outcome, "evidence": f"measured above: {versus(times, slow, fast)}"}
+    evidence = f"measured above: {versus(times, slow, fast)}"
+    return {"claim": text, SAID: "asked", "verdict": outcome, "evidence": evidence}
 
 
 def conclusion(verdicts: pd.DataFrame) -> str:
@@ -219,7 +223,7 @@ def conclusion(verdicts: pd.DataFrame) -> str:
 
 
 def claims(table: pd.DataFrame, models: pd.DataFrame, spread: tuple[float, int]) -> pd.DataFrame:
-    """A row a claim of the earlier report: claim, verdict, evidence."""
+    """A row a claim or question of the earlier report: claim, SAID, verdict, evidence."""
     return pd.DataFrame([judge_versions(models, spread), *(judge(claim, table, spread) for claim in CLAIMS)])
 
 

@@ -32,7 +32,7 @@ AXES = {
     "strides": Axis(
         "How many of the stride-2 layers should run at stride 1 when the images have 32 pixels a side?",
         {f"{count}-lowered": {"lowered_strides": count} for count in range(4)},
-        {"width": 1.0, "epochs": 20},
+        {"width": 1.0, "epochs": 20, "weight_decay": 5e-4},  # these runs are older than the rule for wide networks
     ),
     # What three lowered strides cost, spent otherwise: each has the base's MACs times epochs, but for the first.
     "strides-compute": Axis(
@@ -86,6 +86,11 @@ AXES = {
     "weight-decay": Axis(
         "Does L2 regularization make a difference?",
         {text: {"weight_decay": float(text)} for text in ("0", "1e-5", "1e-4", "5e-4", "1e-3")},
+    ),
+    "weight-decay-wide": Axis(
+        "What does the smaller weight decay of wide networks give at full width?",
+        {"5e-4": {"weight_decay": 5e-4}},
+        {"width": 1.0, "epochs": 20},
     ),
     "dropout": Axis("Does dropout make a difference?", {text: {"dropout": float(text)} for text in ("0", "0.2")}),
     "schedule": Axis(

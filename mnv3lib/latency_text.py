@@ -4,9 +4,8 @@ import numpy as np
 import pandas as pd
 
 from mnv3lib import profiling
+from mnv3lib.networks import short
 from mnv3lib.timing import NOISY
-
-NAMES = {"v1": "V1", "v2": "V2", "v3_small": "V3 Small", "v3_large": "V3 Large"}
 
 # What was to be reached: contestant, beside which (None: torchvision by default), and the largest ratio of their times
 # by batch size, for the networks that torchvision has.
@@ -246,11 +245,6 @@ def ms(value: float) -> str:
 def title(row) -> str:
     """The network of a row, e.g. "V3 Small 0.25"."""
     return f"{short(row.model)} {row.width:g}"
-
-
-def short(model: str) -> str:
-    """A model's name for people: V3 Small."""
-    return NAMES[model]
 
 
 def place(device: str) -> str:

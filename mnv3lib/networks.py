@@ -180,7 +180,8 @@ PAPERS = {
         norm_momentum=0.01,
     ),
 }
-MODELS = ("v1", "v2", "v3_small", "v3_large")
+SHORT_NAMES = {"v1": "V1", "v2": "V2", "v3_small": "V3 Small", "v3_large": "V3 Large"}
+MODELS = tuple(SHORT_NAMES)
 STRIDES = 5  # every one of the four networks halves its input five times, the stem first
 MAX_WIDTH = 4.0
 
@@ -374,6 +375,11 @@ INITIALIZATIONS = {
     "kaiming_normal": _kaiming_normal,
     "truncated_normal": _truncated_normal,
 }
+
+
+def short(model: str) -> str:
+    """A model's name for people: V3 Small."""
+    return SHORT_NAMES[model]
 
 
 def build(*args, **kwargs) -> MobileNet:

@@ -172,6 +172,13 @@ def test_named_recipes(name):
     assert make(name, dataset="digits").num_classes == 10
 
 
+def test_modern_decays_wide_networks_less():
+    assert {make(width=width).weight_decay for width in (0.1, 0.25, 0.49)} == {5e-4}
+    assert {make(model="v2", width=width).weight_decay for width in (0.5, 1, 1.4)} == {2e-4}
+    assert make(width=1.0, weight_decay=5e-4).weight_decay == 5e-4
+    assert make("original", width=1.0).weight_decay == 0
+
+
 def test_run_names():
     assert make(width=0.25).run == "mobilenet_v3_small_0.25"
     assert make(model="v3_large", width=1).run == "mobilenet_v3_large_1.0"
