@@ -7,6 +7,7 @@ import pytest
 from records import record_of
 
 from mnv3lib import published, recipe, results, store
+from mnv3lib.provenance import ROOT
 
 
 def save(folder, made, top1, curve):
@@ -75,6 +76,15 @@ def test_goals_are_judged_by_the_mean_of_the_seeds(models):
     for other in (recipe.make(width=0.25, variant="longer"), recipe.make("original", width=0.25)):
         save(models, other, 90.0, [90.0])  # no run of the usual recipe
     assert results.goals(results.recorded(models))["seeds"][0] == 3
+
+
+def test_runs_of_a_usual_name_are_of_the_recipe_as_it_stands():
+    models = ROOT / "trained_models"
+    for run in store.runs(models):
+        recorded = store.load_record(run, models)["recipe"]
+        if not recorded["variant"]:
+            given = {name: recorded[name] for name in ("recipe", "model", "width", "seed")}
+            assert recipe.make(**given).differences(recorded) == [], run
 
 
 def test_csv_has_a_row_a_run_and_the_fields_that_vary(models):
