@@ -422,8 +422,8 @@ def test_a_step_that_breaks_the_network_is_not_kept(tiny, few_digits, tmp_path, 
     made, path = tiny(epochs=3), tmp_path / "run" / "checkpoint.pt"
     original = training.train_epoch
 
-    def spoil(recipe, network, several, split, epoch):
-        row = original(recipe, network, several, split, epoch)
+    def spoil(recipe, network, several, split, epoch, step):
+        row = original(recipe, network, several, split, epoch, step)
         if epoch == 1:
             name, value = where
             dict(network.state_dict())[name].fill_(value)
