@@ -174,7 +174,7 @@ def judge_versions(models: pd.DataFrame, spread: tuple[float, int]) -> dict:
 
     Each model of the older version is set beside the most accurate of the newer that has no more MACs.
     """
-    usual = models[models["usual"].astype(bool) & (models["seed"] == 0)]
+    usual = models[models["usual"] & (models["seed"] == 0)]
     version = usual["model"].str[:2]
     outcomes, evidence = [], []
     for older, newer in (("v1", "v2"), ("v2", "v3")):

@@ -142,8 +142,8 @@ AXES = {
 
 # The runs that tell most for their time, in that order: `mnv3 sweep --ablation first`. One of the base takes 40 minutes
 # of one core. With its three seeds, the runs up to strides/1-lowered take six hours on two cores and serve nearly every
-# claim of the earlier report; all of them take eight, without the last (five hours of one core). That is a run of the
-# campaign too, as mobilenet_v3_small_1.0, and is then not made again.
+# claim of the earlier report; all of them take eight, without the last (five hours of one core). That is recorded as
+# weight-decay-wide/5e-4 too, and is then not made again.
 FIRST = (
     *("optimizer/paper", "optimizer/original", "augmentation/none", "strides/0-lowered", "weight-decay/0"),
     *("dropout/0.2", "penultimate/quarter", "initialization/torch", "squeeze-excitation/none"),

@@ -13,10 +13,6 @@ class PointwiseMuon(torch.optim.Muon):
         self.kernels = kernels
         super().__init__([nn.Parameter(kernel.detach().view(kernel.shape[:2])) for kernel in kernels], **options)
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        for kernel in self.kernels:
-            kernel.grad = None
-
     def step(self, closure=None):
         for kernel, matrix in zip(self.kernels, self.param_groups[0]["params"], strict=True):
             matrix.grad = kernel.grad.view(matrix.shape)

@@ -72,7 +72,7 @@ def recorded(models: Path | None = None) -> pd.DataFrame:
         )
     columns = "run model width recipe usual seed epochs parameters macs top1 low high top5 minutes trained_on"
     table = pd.DataFrame(rows, columns=[*columns.split(), "images_per_second", "original"])
-    table["original"] = table["original"].astype(float)
+    table = table.astype({"usual": bool, "original": float})
     return table.sort_values(["model", "width", "recipe", "seed", "run"], ignore_index=True)
 
 
@@ -174,7 +174,7 @@ def goals(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for (model, width), (goal, aim) in GOALS.items():
-        mine = table[(table["model"] == model) & (table["width"] == width) & table["usual"].astype(bool)]["top1"]
+        mine = table[(table["model"] == model) & (table["width"] == width) & table["usual"]]["top1"]
         top1 = mine.mean()
         reached = "not trained" if mine.empty else "aim" if top1 >= aim else "goal" if top1 >= goal else "missed"
         rows.append((model, width, goal, aim, top1, len(mine), reached))
