@@ -123,17 +123,16 @@ def accuracy_curves(models: dict[str, str], histories: dict[str, pd.DataFrame]) 
     return figure
 
 
-def loss_curves(histories: dict[str, pd.DataFrame]) -> Figure:
-    """Training loss by epoch of several runs, each named at the end of its line."""
-    figure, axes = plt.subplots(figsize=(8, 4.4))
-    ends = []
-    for run, history in sorted(histories.items(), key=lambda item: -item[1]["train_loss"].iloc[-1]):
-        epochs, loss = history["epoch"], history["train_loss"]
-        axes.plot(epochs, loss, LINES[len(ends) % 4], color=COLOURS[len(ends) % len(COLOURS)])
-        ends.append((loss.iloc[-1], epochs.iloc[-1], run.removeprefix("mobilenet_")))
-    label_ends(axes, ends, fitting=20)
-    axes.set(title="Training loss by epoch", xlabel="epoch", ylabel="cross-entropy with label smoothing")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+def loss_curves(networks: dict[str, dict[str, pd.DataFrame]]) -> Figure:
+    """Training loss by epoch of the runs of several networks, a panel each; the histories of one are named alike."""
+    figure, panels = plt.subplots(1, len(networks), figsize=(9, 4), sharey=True, squeeze=False)
+    for axes, (network, histories) in zip(panels.flat, networks.items(), strict=True):
+        for (name, history), line in zip(histories.items(), itertools.cycle(LINES), strict=False):
+            axes.plot(history["epoch"], history["train_loss"], line, label=name)
+        axes.set(title=network, xlabel="epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    panels[0, 0].set_ylabel("cross-entropy with label smoothing")
+    panels[0, -1].legend(title="rate × decay", alignment="left")
     return figure
 
 

@@ -171,6 +171,11 @@ class Recipe(Architecture):
         return math.fsum(self.rate((part + 0.5) / 10_000) for part in range(10_000)) / 10_000
 
 
+def is_usual(recorded: dict) -> bool:
+    """Whether the recipe of a record is `modern` as it stands; the seed is left open."""
+    return recorded["recipe"] == "modern" and not recorded.get("variant")
+
+
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(Recipe)} | {"image_sizes": [32]}
 
 RECIPES = {

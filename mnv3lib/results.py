@@ -8,7 +8,7 @@ from pandas.io.formats.style import Styler
 
 from mnv3lib import evaluation, provenance, published, store, writing
 from mnv3lib.networks import short
-from mnv3lib.recipe import DEFAULTS
+from mnv3lib.recipe import DEFAULTS, is_usual
 
 ORIGINAL = "original report"
 HEADINGS = {
@@ -55,7 +55,7 @@ def recorded(models: Path | None = None) -> pd.DataFrame:
                 "model": made["model"],
                 "width": made["width"],
                 "recipe": made["recipe"],
-                "usual": made["recipe"] == "modern" and not made["variant"],
+                "usual": is_usual(made),
                 "seed": made["seed"],
                 "epochs": made["epochs"],
                 "parameters": record["parameters"],

@@ -70,6 +70,12 @@ def test_command_wants_a_file_or_a_grid(capsys):
     assert "name either a YAML file or fields" in capsys.readouterr().err
 
 
+def test_dry_run_wants_no_images(capsys, tmp_path):
+    options = ["--width", "0.25", "--models", str(tmp_path), "--data", str(tmp_path / "nowhere"), "--dry-run"]
+    assert main(["sweep", *options]) == 0
+    assert capsys.readouterr().out == "mobilenet_v3_small_0.25: 0 of 20 epochs\n"
+
+
 def test_command_tells_no_scheduler(capsys, monkeypatch, tmp_path):
     missing = tmp_path / "scheduler.json"
     options = ["--dataset", "digits", "--models", str(tmp_path), "--scheduler-file", str(missing)]

@@ -59,8 +59,6 @@ def run(options: argparse.Namespace) -> int:
         recipes = planned_ablations(options.ablation, fields, models, print if options.dry_run else note)
     else:
         recipes = sweep.distinct(sweep.read(options.file) if options.file else sweep.grid(**fields))
-    for name in {made.dataset for made in recipes}:
-        data.load(name, options.data)
     jobs = [
         sweep.Job(
             made,
@@ -77,6 +75,8 @@ def run(options: argparse.Namespace) -> int:
         for job in jobs:
             print(f"{job.run}: {'done' if job.is_done else f'{job.epochs_done} of {job.recipe.epochs} epochs'}")
         return 0
+    for name in {made.dataset for made in recipes}:
+        data.load(name, options.data)
     with sweep.connect(options.scheduler, options.scheduler_file, options.workers) as client:
         failed = sweep.sweep(jobs, client)
     for name, reason in failed.items():
