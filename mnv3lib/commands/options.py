@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import inspect
 import re
 import sys
 import types
@@ -84,7 +85,8 @@ def add_recipe_fields(command, *, several: bool = False) -> None:
 
 def field_texts(documented: type) -> dict[str, str]:
     """What the docstring of a dataclass says of each field, in lines of the form `name: text`."""
-    entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", documented.__doc__, flags=re.MULTILINE)
+    text = inspect.cleandoc(documented.__doc__)  # Python 3.13 has taken the indentation away already
+    entries = re.findall(r"^(\w+): (.*(?:\n    .*)*)", text, flags=re.MULTILINE)
     return {name: " ".join(text.split()).rstrip(".") for name, text in entries}
 
 
