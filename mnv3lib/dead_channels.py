@@ -3,7 +3,6 @@
 import pandas as pd
 import torch
 
-from mnv3lib import data
 from mnv3lib.blocks import ConvNormActivation
 from mnv3lib.networks import MobileNet
 
@@ -11,33 +10,30 @@ LIMIT = 1e-3  # batch norm gives a channel a deviation of about one
 
 
 @torch.inference_mode()
-def count(network: MobileNet, images: torch.Tensor, portion: int = 250) -> pd.DataFrame:
+def count(network: MobileNet, inputs: torch.Tensor) -> pd.DataFrame:
     """A row an activated convolution with its norm: layer, nonlinearity, channels, dead.
 
-    images: uint8 [n, size, size, 3]. A channel is dead if its output, after the activation, differs by less than LIMIT
-    between all images and places. No gradient passes a ReLU that is never positive, so its channel stays dead (Lu et
-    al. 2019, "Dying ReLU and Initialization", arXiv:1903.06733).
+    inputs: normalised images, float [n, 3, size, size], some hundred. A channel is dead if its output, after the
+    activation, differs by less than LIMIT between all images and places. No gradient passes a ReLU that is never
+    positive, so its channel stays dead (Lu et al. 2019, "Dying ReLU and Initialization", arXiv:1903.06733). The network
+    is left in eval mode.
     """
     layers = {
         name: module
         for name, module in network.named_modules()
         if isinstance(module, ConvNormActivation) and len(module) == 3
     }
-    lowest, highest = {}, {}
+    ranges = {}
 
     def follow(name):
-        def hook(module, inputs, output):
-            low, high = output.amin((0, 2, 3)), output.amax((0, 2, 3))
-            lowest[name] = torch.minimum(lowest.get(name, low), low)
-            highest[name] = torch.maximum(highest.get(name, high), high)
+        def hook(module, _, output):
+            ranges[name] = output.amax((0, 2, 3)) - output.amin((0, 2, 3))
 
         return hook
 
     handles = [module.register_forward_hook(follow(name)) for name, module in layers.items()]
     try:
-        network.eval()
-        for some in images.split(portion):
-            network(data.normalise(some, network.mean, network.std))
+        network.eval()(inputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -45,8 +41,8 @@ def count(network: MobileNet, images: torch.Tensor, portion: int = 250) -> pd.Da
         {
             "layer": name,
             "nonlinearity": type(module[2]).__name__,
-            "channels": len(lowest[name]),
-            "dead": int((highest[name] - lowest[name] < LIMIT).sum()),
+            "channels": len(ranges[name]),
+            "dead": int((ranges[name] < LIMIT).sum()),
         }
         for name, module in layers.items()
     )

@@ -1,5 +1,8 @@
 """The ways to run a network: PyTorch's layouts, batch norm folded, compiled, onnxruntime, OpenVINO."""
 
+import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from copy import deepcopy
@@ -43,6 +46,8 @@ class Runner:
         choose("runtime", runtime, RUNTIMES)
         if runtime == "default":
             return processes.start(_as_a_script, deepcopy(self.network), images.contiguous(), threads)
+        if runtime == "compiled" and not compiler():
+            raise InputError("compiled: torch.compile wants a C++ compiler: install g++, or leave it out")
         if runtime in ANYWHERE:
             layout = torch.contiguous_format if runtime == "eager" else torch.channels_last
             network = fold(self.network) if runtime in ("folded", "compiled") else deepcopy(self.network)
@@ -91,6 +96,11 @@ def _openvino(content: bytes, batch, threads: int | None) -> Callable[[], object
         settings["INFERENCE_NUM_THREADS"] = threads
     request = core.compile_model(model, "CPU", settings).create_infer_request()
     return lambda: request.infer([batch], share_inputs=True, share_outputs=True)
+
+
+def compiler() -> str | None:
+    """The C++ compiler that torch.compile calls for a CPU (what CXX names, else the system's usual), if it is there."""
+    return shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++"))
 
 
 def int8_instructions() -> bool | None:

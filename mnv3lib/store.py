@@ -34,8 +34,10 @@ MOST_BYTES = 64 * 2**20  # of a record, a history, or predictions unpacked; they
 
 def models_folder() -> Path:
     """MNV3_MODELS if it is set, else trained_models of the checkout, else trained_models here."""
+    if named := os.environ.get("MNV3_MODELS"):
+        return Path(named)
     checkout = ROOT / "trained_models"
-    return Path(os.environ.get("MNV3_MODELS") or (checkout if checkout.is_dir() else "trained_models"))
+    return checkout if checkout.is_dir() else Path("trained_models")
 
 
 def run_folder(run: str, folder: Path | None = None) -> Path:

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from mnv3lib import checkpoint, cost, data, optimizers, provenance, store
+from mnv3lib import checkpoint, cost, data, dead_channels, optimizers, provenance, store
 from mnv3lib.augmentation import Beyond
 from mnv3lib.data import Dataset, Split
 from mnv3lib.errors import InputError
@@ -33,12 +33,15 @@ class DivergedError(RuntimeError):
 class Fit:
     """What came out of a run: the network, a row an epoch, the predictions on the measured set.
 
-    `origin` tells when, where and from which commit it started, and in `resumed` the same of each time it went on.
+    `dead` tells how many channels say nothing behind each kind of activation, on 500 training images (see
+    dead_channels.count). `origin` tells when, where and from which commit it started, and in `resumed` the same of each
+    time it went on.
     """
 
     network: MobileNet
     history: pd.DataFrame
     predictions: dict[str, np.ndarray]
+    dead: dict[str, int]
     origin: dict
 
 
@@ -119,6 +122,7 @@ def describe(recipe: Recipe, fit: Fit) -> dict:
         "parameters": parameters,
         "macs": macs,
         "result": accuracy(fit.predictions),
+        "dead_channels": fit.dead,
         **fit.origin,
         "seconds": round(float(fit.history["seconds"].sum()), 1),
         "images_per_second": round(float(fit.history["images_per_second"].median()), 1),
@@ -189,8 +193,10 @@ def fit_recipe(
         )
     if predictions is None:
         predictions = best_five(network, test_split, recipe.image_sizes[-1])
+    some = resize(data.normalise(train_split.images[:500], network.mean, network.std), recipe.image_sizes[-1])
+    dead = dead_channels.count(network, some).groupby("nonlinearity")["dead"].sum().to_dict()
     columns = ["epoch", "learning_rate", "train_loss", "train_top1", "test_top1", "seconds", "images_per_second"]
-    return Fit(network.eval(), pd.DataFrame(history, columns=columns), predictions, origin)
+    return Fit(network.eval(), pd.DataFrame(history, columns=columns), predictions, dead, origin)
 
 
 def _autocast(device: torch.device) -> torch.autocast:

@@ -28,6 +28,8 @@ def small():
 
 @pytest.mark.parametrize("runtime", runtimes.RUNTIMES)
 def test_every_runtime_answers_as_pytorch(runtime, small):
+    if runtime == "compiled" and not runtimes.compiler():
+        pytest.skip("there is no C++ compiler")
     images = timing.random_images(3, 8)
     with torch.inference_mode():
         expected = small(images)
@@ -38,6 +40,12 @@ def test_every_runtime_answers_as_pytorch(runtime, small):
     tolerance = 0.1 if runtime == "onnxruntime-int8" else 1e-5
     torch.testing.assert_close(answer, expected, atol=tolerance, rtol=0)
     assert not small.training
+
+
+def test_without_a_compiler_the_mend_is_told(small, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(InputError, match=r"install g\+\+"):
+        runtimes.Runner(small, 8).contestant("compiled", timing.random_images(1, 8))
 
 
 def test_the_process_of_the_default_runtime_ends_with_its_callable(small):

@@ -85,6 +85,7 @@ def test_record_tells_how_it_was_made(record, recipe, folders):
     assert recipe.differences(record["recipe"]) == []
     network = store.load(recipe.run, folders["models"])
     assert (record["parameters"], record["macs"]) == cost.totals(network, 16)
+    assert set(record["dead_channels"]) == {"ReLU", "Hardswish"}
     assert record["parameters"] == sum(parameter.numel() for parameter in network.parameters())
     assert record["environment"]["threads"] == 1
     assert record["resumed"] == []
@@ -412,8 +413,8 @@ def test_image_sizes_are_used(tiny, few_digits, monkeypatch):
 
     monkeypatch.setattr(training, "resize", spy)
     fit(tiny(epochs=2, image_sizes=(12, 20)), few_digits)
-    # Three batches of 32 images and a measurement of 40; it is measured at the last size always.
-    assert seen == [(12, 32)] * 3 + [(20, 40)] + [(20, 32)] * 3 + [(20, 40)]
+    # Three batches of 32 images and a measurement of 40; it is measured at the last size always, as are dead channels.
+    assert seen == [(12, 32)] * 3 + [(20, 40)] + [(20, 32)] * 3 + [(20, 40)] + [(20, 96)]
 
 
 class FakeGraph:
