@@ -36,7 +36,8 @@ def style(table: pd.DataFrame, precision: int = 1, **headings: str) -> Styler:
             shown[position] = shown[position].str.replace("_", " ")
         elif table[column].dtype == bool:
             shown[position] = shown[position].map({True: "yes", False: "no"})
-    return shown.style.hide(axis="index").format(precision=precision, escape="html").relabel_index(columns, axis=1)
+    styled = shown.style.hide(axis="index").format(precision=precision, escape="html").relabel_index(columns, axis=1)
+    return styled.set_table_attributes('class="mnv3-rows"')
 
 
 def measured(evaluations: list[Evaluation]) -> str:

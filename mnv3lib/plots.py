@@ -92,7 +92,7 @@ def curves(history: pd.DataFrame, title: str) -> Figure:
     right.set(title="Accuracy", xlabel="epoch", ylabel="top-1 (%)")
     right.legend()
     for axes in (left, right):
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     return figure
 
 
@@ -117,7 +117,7 @@ def accuracy_curves(models: dict[str, str], histories: dict[str, pd.DataFrame]) 
             )
         label_ends(axes, ends, fitting=14)
         axes.set_title(MODEL_STYLE[model]["label"])
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     figure.supxlabel("epoch", fontsize="medium")
     figure.supylabel("top-1 on the test set (%)", fontsize="medium")
     return figure
@@ -130,7 +130,7 @@ def loss_curves(networks: dict[str, dict[str, pd.DataFrame]]) -> Figure:
         for (name, history), line in zip(histories.items(), itertools.cycle(LINES), strict=False):
             axes.plot(history["epoch"], history["train_loss"], line, label=name)
         axes.set(title=network, xlabel="epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     panels[0, 0].set_ylabel("cross-entropy with label smoothing")
     panels[0, -1].legend(title="rate × decay", alignment="left")
     return figure
@@ -193,7 +193,8 @@ def differences(table: pd.DataFrame, title: str) -> Figure:
     axes.set_yticks(range(len(rows)), rows["variant"])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.margins(x=0.1)
-    axes.set(title=title, xlabel="difference to the base (points of top-1)")
+    axes.set_xlabel("difference to the base (points of top-1)")
+    figure.suptitle(title, fontweight="bold", x=0.01, ha="left")  # over the axes alone it could be cut off
     return figure
 
 

@@ -98,7 +98,8 @@ def _for_print(table: pd.DataFrame) -> pd.DataFrame:
 
 def style(table: pd.DataFrame) -> Styler:
     """`table`, as `recorded` makes it, for a notebook."""
-    return _for_print(table).style.hide(axis="index").format(escape="html")
+    styled = _for_print(table).style.hide(axis="index").format(escape="html")
+    return styled.set_table_attributes('class="mnv3-rows"')
 
 
 def html(table: pd.DataFrame) -> str:
@@ -217,4 +218,5 @@ def time_to_original(models: Path | None = None) -> pd.DataFrame:
                 "trained_on": provenance.trained_on(store.load_record(row.run, models), names=True),
             }
         )
-    return pd.DataFrame(rows, columns=["run", "original", "epoch", "minutes", "trained_on"])
+    table = pd.DataFrame(rows, columns=["run", "original", "epoch", "minutes", "trained_on"])
+    return table.astype({"epoch": "Int64"})

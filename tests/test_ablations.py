@@ -283,6 +283,16 @@ def test_figure_of_differences_has_a_row_a_variant():
     assert [text.get_text() for text in axes.texts] == ["+0.75 (1 seed)"]
 
 
+def test_long_names_of_variants_leave_the_title_whole():
+    plots.use_style()
+    records = [record("base", 60.0), record("a-variant-that-changes-four-things-at-once", 61.0, crop=3)]
+    figure = plots.differences(ablations.compare(records), "Changes of the recipe: V3 Small 0.25, 10 epochs")
+    figure.canvas.draw()
+    titles = [*figure.texts, *(axes.title for axes in figure.axes)]
+    shown = [one.get_window_extent() for one in titles if one.get_text()]
+    assert shown and all(one.x0 >= 0 and one.x1 <= figure.bbox.width for one in shown)
+
+
 def results_of(tops, axis="dropout"):
     """ablations.results and its spread for {variant of `axis`: top-1 by seed}."""
     made = ablations.recipes(axis)

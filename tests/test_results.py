@@ -60,6 +60,8 @@ def test_time_to_original(models):
     table = results.time_to_original(models).set_index("run")
     assert (table["epoch"]["mobilenet_v3_small_0.25"], table["minutes"]["mobilenet_v3_small_0.25"]) == (2, 2.0)
     assert pd.isna(table["epoch"]["mobilenet_v3_small_0.25_seed1"])
+    page = table.style.format(precision=1, na_rep="never").to_html()
+    assert ">2<" in page and ">2.0<" in page and ">never<" in page  # an epoch is a whole number
 
 
 def test_goals_are_judged_by_the_mean_of_the_seeds(models):
