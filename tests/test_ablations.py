@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -284,12 +285,12 @@ def test_figure_of_differences_has_a_row_a_variant():
 
 
 def test_long_names_of_variants_leave_the_title_whole():
-    plots.use_style()
     records = [record("base", 60.0), record("a-variant-that-changes-four-things-at-once", 61.0, crop=3)]
-    figure = plots.differences(ablations.compare(records), "Changes of the recipe: V3 Small 0.25, 10 epochs")
-    figure.canvas.draw()
-    titles = [*figure.texts, *(axes.title for axes in figure.axes)]
-    shown = [one.get_window_extent() for one in titles if one.get_text()]
+    with matplotlib.rc_context(plots.STYLE):
+        figure = plots.differences(ablations.compare(records), "Changes of the recipe: V3 Small 0.25, 10 epochs")
+        figure.canvas.draw()
+        titles = [*figure.texts, *(axes.title for axes in figure.axes)]
+        shown = [one.get_window_extent() for one in titles if one.get_text()]
     assert shown and all(one.x0 >= 0 and one.x1 <= figure.bbox.width for one in shown)
 
 
