@@ -37,6 +37,7 @@ def as_text(table: pd.DataFrame, how: str) -> str:
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of latency.compare's table that a reader needs, as text."""
     shown = table[["model", "width"]].copy()
+    shown["width"] = shown["width"].map("{:g}".format)
     shown["weights"] = table["run"].fillna("untrained").where(table["library"] == "mnv3lib", table["library"])
     shown["MMACs"] = (table["macs"] / 1e6).map("{:.1f}".format)
     names = ["device", "threads", "batch", "runtime", "calls"]
