@@ -11,7 +11,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib import patheffects
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from mnv3lib import provenance
@@ -41,6 +43,7 @@ STYLE = {
     "image.interpolation": "nearest",
 }
 
+SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))  # right and up
 LINES = ("-", "--", ":", "-.")
 
 
@@ -155,6 +158,51 @@ def label_ends(axes: Axes, ends: list[tuple[float, float, str]], fitting: int) -
     axes.set_xlim(right=right * 1.02)
 
 
+def name_points(axes: Axes, names: list[tuple[float, float, str, object]]) -> None:
+    """Write each (x, y, name, colour) beside its point, on the side where it hides least of what is drawn.
+
+    To be called last: what is drawn later is not seen, and the limits of the axes must not change any more.
+    """
+    axes.figure.canvas.draw()  # settles the layout
+    drawn, taken = _drawn(axes), [legend.get_window_extent() for legend in [axes.get_legend()] if legend]
+    halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]
+    for x, y, name, colour in names:
+        tried = []
+        for right, up in SIDES:
+            text = axes.annotate(
+                *(name, (x, y), (6 * right, 6 * up), "data", "offset points"),
+                ha=("center", "left", "right")[right],
+                va=("center", "bottom", "top")[up],
+                **{"fontsize": 8, "color": colour, "path_effects": halo},
+            )
+            box = text.get_window_extent()
+            hidden = np.all((box.min < drawn) & (drawn < box.max), axis=1).sum()
+            outside = not (axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max))
+            tried.append((hidden + 100 * (box.count_overlaps(taken) + outside), text))
+        _, best = min(tried, key=lambda cost_and_text: cost_and_text[0])
+        for _, text in tried:
+            if text is not best:
+                text.remove()
+        taken.append(best.get_window_extent())
+
+
+def _drawn(axes: Axes) -> np.ndarray:
+    """Pixels along all lines of `axes`, and those of all marks: [n, 2]."""
+    paths = []
+    for line in axes.lines:
+        paths += [line.get_xydata()] if line.get_linestyle() != "None" else list(line.get_xydata()[:, None])
+    for collection in axes.collections:
+        lines = isinstance(collection, LineCollection)
+        paths += collection.get_segments() if lines else list(collection.get_offsets()[:, None])
+    pixels = [np.empty((0, 2))]
+    for path in paths:
+        corners = axes.transData.transform(path)
+        pixels.append(corners)
+        for start, end in itertools.pairwise(corners):
+            pixels.append(np.linspace(start, end, 2 + int(np.hypot(*(end - start)) / 5)))
+    return np.concatenate(pixels)
+
+
 def augmented(images: torch.Tensor, batches: list[torch.Tensor], titles: list[str]) -> Figure:
     """Photographs in the first column, then what augmentation made of them; all uint8 [n, height, width, 3]."""
     columns = [images, *batches]
@@ -234,10 +282,9 @@ def overview(table: pd.DataFrame) -> Figure:
 def accuracy_for_time(table: pd.DataFrame, title: str) -> Figure:
     """Top-1 against minutes of training, each variant named; `table` has the rows of ablations.compare."""
     figure, axes = plt.subplots()
-    axes.plot(table["seconds"] / 60, table["top1"], "o")
-    for row in table.itertuples():
-        place = (row.seconds / 60, row.top1)
-        axes.annotate(row.variant, place, xytext=(6, 4), textcoords="offset points", fontsize=9)
+    minutes = table["seconds"] / 60
+    axes.plot(minutes, table["top1"], "o")
     axes.margins(x=0.18, y=0.12)
     axes.set(title=title, xlabel="minutes of training", ylabel="top-1 on the test set (%)")
+    name_points(axes, [(*row, "black") for row in zip(minutes, table["top1"], table["variant"], strict=True)])
     return figure

@@ -3,13 +3,13 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib import patheffects
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from PIL import Image
 
 from mnv3lib.evaluation import Evaluation
-from mnv3lib.plots import COLOURS, MODEL_STYLE
+from mnv3lib.networks import short
+from mnv3lib.plots import COLOURS, MODEL_STYLE, name_points
 
 AXIS = {"macs": "MACs for one image (millions)", "parameters": "parameters (millions)"}
 GREY = "0.45"
@@ -24,6 +24,7 @@ def accuracy_against(cost: str, runs: pd.DataFrame, original: pd.DataFrame, peer
     network, width, top1 and `cost`; rows without cost are left out.
     """
     figure, axes = plt.subplots(figsize=(8, 5.2))
+    points = []
     averages = runs[runs["usual"]].groupby(["model", "width"])[[cost, "top1"]].mean()
     for model, style in MODEL_STYLE.items():
         mine = runs[runs["model"] == model]
@@ -32,24 +33,25 @@ def accuracy_against(cost: str, runs: pd.DataFrame, original: pd.DataFrame, peer
             errors = [rows["top1"] - rows["top1_low"], rows["top1_high"] - rows["top1"]]
             face = {} if usual else {"markerfacecolor": "none", "label": f"{style['label']}, another recipe"}
             axes.errorbar(rows[cost] / 1e6, rows["top1"], yerr=errors, linestyle="", capsize=3, **look, **face)
+        points.append(mine[~mine["usual"]])
         if model not in averages.index:
             continue
         means = averages.loc[model]
         axes.plot(means[cost] / 1e6, means["top1"], **look | {"markevery": []}, label=style["label"])
-        for width in {means.index.min(), means.index.max()}:
-            x, y = means.loc[width]
-            crowded = averages[cost].between(x, 1.25 * x, "neither") & averages["top1"].between(y - 1.5, y + 1.5)
-            side = "left" if width == means.index.min() or crowded.any() else "right"
-            _name(axes, f"×{width:g}", x / 1e6, y, style["color"], side)
+        points.append(means.reset_index().assign(model=model))
     others = (("earlier report, V3 Small and Large", original, "x", "0.1"), ("published by others", peers, "*", GREY))
     for label, rows, marker, colour in others:
         rows = rows.dropna(subset=[cost, "top1"])
         if len(rows):
             axes.scatter(rows[cost] / 1e6, rows["top1"], marker=marker, color=colour, s=60, label=label, zorder=3)
-    for row in peers.dropna(subset=[cost, "top1"]).itertuples():
-        network = MODEL_STYLE[row.network]["label"].removeprefix("MobileNet ")
-        side = "left" if row.network == "v3_large" else "right"  # V2 and V3 Large lie close together
-        _name(axes, f"{network} ×{row.width:g}", getattr(row, cost) / 1e6, row.top1, GREY, side, below=0)
+    names = [
+        (getattr(row, cost) / 1e6, row.top1, f"×{row.width:g}", MODEL_STYLE[row.model]["color"])
+        for row in pd.concat(points).itertuples()
+    ]
+    names += [
+        (getattr(row, cost) / 1e6, row.top1, f"{short(row.network)} ×{row.width:g}", GREY)
+        for row in peers.dropna(subset=[cost, "top1"]).itertuples()
+    ]
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "25" else ""))
@@ -58,17 +60,8 @@ def accuracy_against(cost: str, runs: pd.DataFrame, original: pd.DataFrame, peer
     handles, labels = axes.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda index: (not labels[index].startswith("MobileNet"), labels[index]))
     axes.legend([handles[index] for index in order], [labels[index] for index in order], loc="lower right", fontsize=9)
+    name_points(axes, names)
     return figure
-
-
-def _name(axes, text: str, x: float, y: float, colour, side: str, below: int = 7) -> None:
-    """Write `text` to the left or right of a point, `below` it by so many typographic points, legible on lines."""
-    offset = (-6 if side == "left" else 6, -below)
-    alignment = {"ha": "right" if side == "left" else "left", "va": "center"}
-    halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]
-    axes.annotate(
-        text, (x, y), offset, "data", "offset points", fontsize=8, color=colour, path_effects=halo, **alignment
-    )
 
 
 def superclass_confusion(evaluation: Evaluation) -> Figure:

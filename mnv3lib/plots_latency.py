@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from mnv3lib.latency_text import ms, place
-from mnv3lib.plots import COLOURS, MODEL_STYLE
+from mnv3lib.plots import COLOURS, MODEL_STYLE, name_points
 
 HATCHES = ("", "//", "..", "xx", "--", "oo")
 
@@ -64,6 +64,7 @@ def accuracy(table: pd.DataFrame, title: str) -> Figure:
     table: model, width, median_ms, top1 and original (percent, missing where there is none).
     """
     figure, axes = plt.subplots(figsize=(7.5, 5))
+    names = []
     for model, rows in table.groupby("model", sort=False):
         style = MODEL_STYLE[model]
         look = {"color": style["color"], "marker": style["marker"]}
@@ -71,28 +72,21 @@ def accuracy(table: pd.DataFrame, title: str) -> Figure:
             ("top1", "-", None, "this project"),
             ("original", ":", "none", "earlier report"),
         ):
-            known = rows.dropna(subset=[column]).sort_values("median_ms")
+            known = rows.dropna(subset=[column]).sort_values("width")
             if known.empty:
                 continue
             label = f"{style['label']}, {whose}"
             axes.plot(
                 known["median_ms"], known[column], line, markerfacecolor=fill or look["color"], label=label, **look
             )
-            for row in known.itertuples():
-                spot = (row.median_ms, getattr(row, column))
-                above = column == "top1"
-                axes.annotate(
-                    f"{row.width:g}",
-                    spot,
-                    xytext=(0, 7 if above else -13),
-                    textcoords="offset points",
-                    ha="center",
-                    size=8,
-                )
+            names += [
+                (row.median_ms, getattr(row, column), f"×{row.width:g}", style["color"]) for row in known.itertuples()
+            ]
     axes.margins(0.1, 0.15)
     axes.set(title=title, xlabel="latency (ms)", ylabel="top-1 on the test set (%)")
     if axes.has_data():
         figure.legend(fontsize=8, loc="outside lower center", ncols=3)
+    name_points(axes, names)
     return figure
 
 
