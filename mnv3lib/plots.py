@@ -15,6 +15,8 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
 
 from mnv3lib import provenance
 from mnv3lib.recipe import Recipe
@@ -167,23 +169,21 @@ def name_points(axes: Axes, names: list[tuple[float, float, str, object]]) -> No
     drawn, taken = _drawn(axes), [legend.get_window_extent() for legend in [axes.get_legend()] if legend]
     halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]
     for x, y, name, colour in names:
-        tried = []
-        for right, up in SIDES:
-            text = axes.annotate(
-                *(name, (x, y), (6 * right, 6 * up), "data", "offset points"),
-                ha=("center", "left", "right")[right],
-                va=("center", "bottom", "top")[up],
-                **{"fontsize": 8, "color": colour, "path_effects": halo},
-            )
-            box = text.get_window_extent()
-            hidden = np.all((box.min < drawn) & (drawn < box.max), axis=1).sum()
+        text = axes.annotate(name, (x, y), (0, 0), "data", "offset points", fontsize=8, color=colour, path_effects=halo)
+        hidden = []
+        for box in (_move(text, side) for side in SIDES):
             outside = not (axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max))
-            tried.append((hidden + 100 * (box.count_overlaps(taken) + outside), text))
-        _, best = min(tried, key=lambda cost_and_text: cost_and_text[0])
-        for _, text in tried:
-            if text is not best:
-                text.remove()
-        taken.append(best.get_window_extent())
+            points = np.all((box.min < drawn) & (drawn < box.max), axis=1).sum()
+            hidden.append(points + 100 * (box.count_overlaps(taken) + outside))
+        taken.append(_move(text, SIDES[np.argmin(hidden)]))
+
+
+def _move(text: Annotation, side: tuple[int, int]) -> Bbox:
+    """Put `text` on this side of its point; the pixels that it takes there."""
+    right, up = side
+    alignment = {"ha": ("center", "left", "right")[right], "va": ("center", "bottom", "top")[up]}
+    text.set(position=(6 * right, 6 * up), **alignment)
+    return text.get_window_extent()
 
 
 def _drawn(axes: Axes) -> np.ndarray:
@@ -197,7 +197,7 @@ def _drawn(axes: Axes) -> np.ndarray:
     pixels = [np.empty((0, 2))]
     for path in paths:
         corners = axes.transData.transform(path)
-        pixels.append(corners)
+        pixels.append(corners)  # a mark has no line
         for start, end in itertools.pairwise(corners):
             pixels.append(np.linspace(start, end, 2 + int(np.hypot(*(end - start)) / 5)))
     return np.concatenate(pixels)

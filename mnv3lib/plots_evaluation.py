@@ -24,7 +24,6 @@ def accuracy_against(cost: str, runs: pd.DataFrame, original: pd.DataFrame, peer
     network, width, top1 and `cost`; rows without cost are left out.
     """
     figure, axes = plt.subplots(figsize=(8, 5.2))
-    points = []
     averages = runs[runs["usual"]].groupby(["model", "width"])[[cost, "top1"]].mean()
     for model, style in MODEL_STYLE.items():
         mine = runs[runs["model"] == model]
@@ -33,12 +32,10 @@ def accuracy_against(cost: str, runs: pd.DataFrame, original: pd.DataFrame, peer
             errors = [rows["top1"] - rows["top1_low"], rows["top1_high"] - rows["top1"]]
             face = {} if usual else {"markerfacecolor": "none", "label": f"{style['label']}, another recipe"}
             axes.errorbar(rows[cost] / 1e6, rows["top1"], yerr=errors, linestyle="", capsize=3, **look, **face)
-        points.append(mine[~mine["usual"]])
         if model not in averages.index:
             continue
         means = averages.loc[model]
         axes.plot(means[cost] / 1e6, means["top1"], **look | {"markevery": []}, label=style["label"])
-        points.append(means.reset_index().assign(model=model))
     others = (("earlier report, V3 Small and Large", original, "x", "0.1"), ("published by others", peers, "*", GREY))
     for label, rows, marker, colour in others:
         rows = rows.dropna(subset=[cost, "top1"])
@@ -46,7 +43,7 @@ def accuracy_against(cost: str, runs: pd.DataFrame, original: pd.DataFrame, peer
             axes.scatter(rows[cost] / 1e6, rows["top1"], marker=marker, color=colour, s=60, label=label, zorder=3)
     names = [
         (getattr(row, cost) / 1e6, row.top1, f"×{row.width:g}", MODEL_STYLE[row.model]["color"])
-        for row in pd.concat(points).itertuples()
+        for row in pd.concat([averages.reset_index(), runs[~runs["usual"]]]).itertuples()
     ]
     names += [
         (getattr(row, cost) / 1e6, row.top1, f"{short(row.network)} ×{row.width:g}", GREY)
