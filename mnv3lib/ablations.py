@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import pandas as pd
 import scipy.stats
 from pandas.io.formats.style import Styler
 
-from mnv3lib import recipe, store
+from mnv3lib import cost, recipe, store
 from mnv3lib.axes import AXES, BASE_SEEDS, FIRST, SETTING
 from mnv3lib.errors import InputError, choose
-from mnv3lib.provenance import ROOT
+from mnv3lib.networks import MobileNet
+from mnv3lib.provenance import ROOT, trained_on
 from mnv3lib.recipe import DEFAULTS, Recipe
 
 # The columns of `compare` as `style` shows them
@@ -29,6 +31,7 @@ HEADINGS = {
     "high": "to",
     "macs": "MACs (M)",
     "seconds": "minutes",
+    "trained_on": "trained on",
 }
 NAMES = {"recipe", "variant", "seed"}  # the fields that do not tell how a run trains, or are repeated on purpose
 
@@ -148,7 +151,7 @@ def results(records: Iterable[dict]) -> pd.DataFrame:
         ).assign(axis=axis)
         for axis, group in groups.items()
     ]
-    columns = ["axis", *HEADINGS]
+    columns = ["axis", *HEADINGS, "compute"]
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 
@@ -189,7 +192,8 @@ def compare(records: Iterable[dict], base: str = "base", spread: tuple[float, in
 
     Columns: variant, change (the fields in which its recipe differs from the base's), seeds (how many), top1 (mean, in
     percent), spread (standard deviation between seeds, missing with one), difference (to the base's mean, in points),
-    low and high (its 95 % interval), macs, seconds (mean of a run). The base comes first.
+    low and high (its 95 % interval), macs, seconds (mean of a run), trained_on (see provenance.trained_on), compute
+    (MACs of an image, summed over the epochs). The base comes first.
 
     The interval is Student's, with a variance between seeds that all variants share: `seed_spread` of these records
     unless `spread` is given. It is missing where no recipe has several seeds. Raises InputError without a record of the
@@ -220,15 +224,30 @@ def compare(records: Iterable[dict], base: str = "base", spread: tuple[float, in
                 "high": difference + half,
                 "macs": mine[0]["macs"],
                 "seconds": float(np.mean([one["seconds"] for one in mine])),
+                "trained_on": "; ".join(dict.fromkeys(map(trained_on, mine))),
+                "compute": _compute(mine[0]),
             }
         )
     return pd.DataFrame(rows)
 
 
+def _compute(record: dict) -> int:
+    """MACs of an image, summed over the epochs, which may have images of several sizes."""
+    made = record["recipe"]
+    sizes, epochs = made.get("image_sizes", DEFAULTS["image_sizes"]), made["epochs"]
+    if len(sizes) == 1:
+        return record["macs"] * epochs
+    made = recipe.Recipe(**made)
+    network = MobileNet(made.architecture)
+    return sum(
+        count * cost.totals(network, size)[1] for size, count in Counter(map(made.image_size, range(epochs))).items()
+    )
+
+
 def style(table: pd.DataFrame) -> Styler:
-    """`table`, as `compare` makes it, for a notebook."""
+    """The columns of HEADINGS of a `table` that `compare` made, for a notebook."""
     formats = dict.fromkeys(("difference", "low", "high"), "{:+.2f}") | {"macs": "{:.1f}", "seconds": "{:.0f}"}
-    shown = table.assign(macs=table["macs"] / 1e6, seconds=table["seconds"] / 60)
+    shown = table[list(HEADINGS)].assign(macs=table["macs"] / 1e6, seconds=table["seconds"] / 60)
     styled = shown.style.hide(axis="index").format(formats, precision=2, na_rep="–", escape="html")
     return styled.relabel_index(list(HEADINGS.values()), axis=1)
 

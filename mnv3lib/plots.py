@@ -279,12 +279,13 @@ def overview(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def accuracy_for_time(table: pd.DataFrame, title: str) -> Figure:
-    """Top-1 against minutes of training, each variant named; `table` has the rows of ablations.compare."""
+def accuracy_for_compute(table: pd.DataFrame, title: str) -> Figure:
+    """Top-1 against the compute of the training, each variant named; `table` has the rows of ablations.compare."""
     figure, axes = plt.subplots()
-    minutes = table["seconds"] / 60
-    axes.plot(minutes, table["top1"], "o")
+    compute = table["compute"] / 1e6
+    axes.plot(compute, table["top1"], "o")
+    axes.set_xscale("log")
     axes.margins(x=0.18, y=0.12)
-    axes.set(title=title, xlabel="minutes of training", ylabel="top-1 on the test set (%)")
-    name_points(axes, [(*row, "black") for row in zip(minutes, table["top1"], table["variant"], strict=True)])
+    axes.set(title=title, xlabel="million MACs an image × epochs", ylabel="top-1 on the test set (%)")
+    name_points(axes, [(*row, "black") for row in zip(compute, table["top1"], table["variant"], strict=True)])
     return figure

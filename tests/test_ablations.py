@@ -16,6 +16,7 @@ from mnv3lib.__main__ import main
 from mnv3lib.ablations_text import CLAIMS, FAILS, HOLDS, MISSING, UNDECIDED
 from mnv3lib.axes import AXES, FIRST, SETTING
 from mnv3lib.errors import InputError
+from mnv3lib.networks import MobileNet
 
 # The axes
 
@@ -234,9 +235,15 @@ def test_command_names_what_is_wrong(options, message, capsys):
 # What the records say
 
 
-def record(variant, top1, seed=0, seconds=60.0, **fields):
+def record(variant, top1, seed=0, seconds=60.0, device="cpu", **fields):
     made = recipe.make(width=0.25, variant=variant, seed=seed, **fields)
-    return {"recipe": made.as_dict(), "result": {"top1": top1}, "macs": 1_000_000, "seconds": seconds}
+    return {
+        "recipe": made.as_dict(),
+        "result": {"top1": top1},
+        "macs": 1_000_000,
+        "seconds": seconds,
+        "environment": {"device": device},
+    }
 
 
 def test_variants_are_compared_with_the_base():
@@ -244,7 +251,7 @@ def test_variants_are_compared_with_the_base():
         record("smoother", 61.0, label_smoothing=0.1),
         record("base", 60.0),
         record("base", 60.4, seed=1, seconds=120.0),
-        record("base", 60.8, seed=2),
+        record("base", 60.8, seed=2, device="NVIDIA H200"),
         record("larger", 58.0, batch_size=256, learning_rate=0.5),
         record("larger", 59.0, seed=1, batch_size=256, learning_rate=0.5),
     ]
@@ -255,6 +262,7 @@ def test_variants_are_compared_with_the_base():
     assert table["top1"].tolist() == pytest.approx([60.4, 61.0, 58.5])
     assert table["difference"].tolist() == pytest.approx([math.nan, 0.6, -1.9], nan_ok=True)
     assert table["seconds"]["base"] == 80.0
+    assert table["trained_on"].tolist() == ["CPU; GPU", "CPU", "CPU"]
     # With the base and `larger` alone the variance is pooled over both, as in Student's test of two samples.
     theirs = scipy.stats.ttest_ind([58.0, 59.0], [60.0, 60.4, 60.8]).confidence_interval(0.95)
     assert tuple(table.loc["larger", ["low", "high"]]) == pytest.approx((theirs.low, theirs.high))
@@ -428,5 +436,14 @@ def test_overview_has_every_variant_but_the_bases():
     assert axes.get_xlim()[0] < -30
     bottom, top = axes.get_ylim()
     assert bottom >= 1.5 and top <= -0.5  # no point on the frame
-    (axes,) = plots.accuracy_for_time(table, "title").axes
+    (axes,) = plots.accuracy_for_compute(table, "title").axes
     assert [text.get_text() for text in axes.texts] == ["5e-4", "0", "1e-3"]
+
+
+def test_compute_counts_every_epoch_at_its_own_size():
+    made = ablations.recipes("resolution", epochs=3)
+    network = MobileNet(made["32px"].architecture)
+    macs = {size: cost.totals(network, size)[1] for size in (20, 24, 32)}
+    records = [record_of(one, 60.0) | {"macs": macs[32]} for one in (made["32px"], made["progressive"])]
+    table = ablations.compare(records, base=made["32px"].variant)
+    assert table["compute"].tolist() == [3 * macs[32], sum(macs.values())]
