@@ -13,9 +13,11 @@ import pandas as pd
 import torch
 from matplotlib import patheffects
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from mnv3lib import provenance
@@ -160,6 +162,14 @@ def label_ends(axes: Axes, ends: list[tuple[float, float, str]], fitting: int) -
     axes.set_xlim(right=right * 1.02)
 
 
+def logarithmic(axis: Axis) -> None:
+    """Make an axis logarithmic, with plain numbers at 1, 2 and 5 of each decade."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def name_points(axes: Axes, names: list[tuple[float, float, str, object]]) -> None:
     """Write each (x, y, name, colour) beside its point, on the side where it hides least of what is drawn.
 
@@ -280,11 +290,16 @@ def overview(table: pd.DataFrame) -> Figure:
 
 
 def accuracy_for_compute(table: pd.DataFrame, title: str) -> Figure:
-    """Top-1 against the compute of the training, each variant named; `table` has the rows of ablations.compare."""
+    """Top-1 against the compute of the training, each variant named; `table` has the rows of ablations.compare.
+
+    The lines are the 95 % intervals of the differences to the base, around the accuracy of the variant.
+    """
     figure, axes = plt.subplots()
-    compute = table["compute"] / 1e6
-    axes.plot(compute, table["top1"], "o")
-    axes.set_xscale("log")
+    compute, base = table["compute"] / 1e6, table["top1"].iloc[0]
+    known = table["low"].notna()
+    axes.vlines(compute[known], base + table["low"][known], base + table["high"][known], color=COLOURS[0], alpha=0.4)
+    axes.plot(compute, table["top1"], "o", color=COLOURS[0])
+    logarithmic(axes.xaxis)
     axes.margins(x=0.18, y=0.12)
     axes.set(title=title, xlabel="million MACs an image × epochs", ylabel="top-1 on the test set (%)")
     name_points(axes, [(*row, "black") for row in zip(compute, table["top1"], table["variant"], strict=True)])

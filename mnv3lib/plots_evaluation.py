@@ -4,12 +4,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 from PIL import Image
 
 from mnv3lib.evaluation import Evaluation
 from mnv3lib.networks import short
-from mnv3lib.plots import COLOURS, MODEL_STYLE, name_points
+from mnv3lib.plots import COLOURS, MODEL_STYLE, logarithmic, name_points
 
 AXIS = {"macs": "MACs for one image (millions)", "parameters": "parameters (millions)"}
 GREY = "0.45"
@@ -49,9 +48,7 @@ def accuracy_against(cost: str, runs: pd.DataFrame, original: pd.DataFrame, peer
         (getattr(row, cost) / 1e6, row.top1, f"{short(row.network)} ×{row.width:g}", GREY)
         for row in peers.dropna(subset=[cost, "top1"]).itertuples()
     ]
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "25" else ""))
+    logarithmic(axes.xaxis)
     axes.margins(x=0.08, y=0.06)
     axes.set(title=f"Accuracy against {AXIS[cost].split(' (')[0]}", xlabel=AXIS[cost], ylabel="top-1 (%)")
     handles, labels = axes.get_legend_handles_labels()

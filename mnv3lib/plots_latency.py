@@ -4,10 +4,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from mnv3lib.latency_text import ms, place
-from mnv3lib.plots import COLOURS, MODEL_STYLE, name_points
+from mnv3lib.plots import COLOURS, MODEL_STYLE, logarithmic, name_points
 
 HATCHES = ("", "//", "..", "xx", "--", "oo")
 
@@ -21,7 +20,7 @@ def by_width(table: pd.DataFrame) -> Figure:
             spread = [line["median_ms"] - line["p25_ms"], line["p75_ms"] - line["median_ms"]]
             axes.errorbar(line["width"], line["median_ms"], yerr=spread, capsize=3, **MODEL_STYLE[model])
         axes.set(xlabel="width multiplier", ylabel="latency (ms)", xticks=sorted(rows["width"].unique()))
-        _log(axes.yaxis)
+        logarithmic(axes.yaxis)
     panels[0][0].legend(fontsize=8)
     _title(figure, "Latency of a forward pass against width")
     return figure
@@ -46,8 +45,8 @@ def against_macs(table: pd.DataFrame) -> Figure:
         axes.set(xlabel="million MACs an image", ylabel="milliseconds an image")
         axes.set_xlim(limits[0][0] * 0.8 if limits[0][0] > 0 else macs.min() * 0.8, macs.max() * 1.3)
         axes.set_ylim(milliseconds.min() * 0.7, milliseconds.max() * 1.4)
-        _log(axes.xaxis)
-        _log(axes.yaxis)
+        logarithmic(axes.xaxis)
+        logarithmic(axes.yaxis)
         speeds = axes.get_legend_handles_labels()
         axes.legend(
             *(part[-3:] for part in speeds), fontsize=7, loc="lower right", title="equal speed", title_fontsize=7
@@ -137,7 +136,7 @@ def by_runtime(relative: pd.DataFrame, title: str) -> Figure:
         axes.axvline(1, color="0.4", lw=1, ls="--")
         axes.set(title=f"batch {batch}", xlabel="time over the reference's")
         axes.title.set_size(9)
-        _log(axes.xaxis)
+        logarithmic(axes.xaxis)
         axes.grid(axis="y", visible=False)
         for index in range(0, len(labels), 2):
             axes.axhspan(index - 0.5, index + 0.5, color="0.95", zorder=0, lw=0)
@@ -186,11 +185,3 @@ def _panels(table: pd.DataFrame) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]
 
 def _title(figure: Figure, title: str) -> None:
     figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
-
-
-def _log(axis) -> None:
-    """A logarithmic axis with plain numbers at 1, 2 and 5 of each decade."""
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
