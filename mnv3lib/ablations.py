@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -233,15 +232,12 @@ def compare(records: Iterable[dict], base: str = "base", spread: tuple[float, in
 
 def _compute(record: dict) -> int:
     """MACs of an image, summed over the epochs, which may have images of several sizes."""
-    made = record["recipe"]
-    sizes, epochs = made.get("image_sizes", DEFAULTS["image_sizes"]), made["epochs"]
-    if len(sizes) == 1:
-        return record["macs"] * epochs
-    made = recipe.Recipe(**made)
+    made = Recipe(**record["recipe"])
+    if len(made.image_sizes) == 1:
+        return record["macs"] * made.epochs
     network = MobileNet(made.architecture)
-    return sum(
-        count * cost.totals(network, size)[1] for size, count in Counter(map(made.image_size, range(epochs))).items()
-    )
+    macs = {size: cost.totals(network, size)[1] for size in made.image_sizes}
+    return sum(macs[made.image_size(epoch)] for epoch in range(made.epochs))
 
 
 def style(table: pd.DataFrame) -> Styler:
