@@ -172,9 +172,11 @@ def judge(claim: Claim, table: pd.DataFrame, spread: tuple[float, int]) -> dict:
 def judge_versions(models: pd.DataFrame, spread: tuple[float, int]) -> dict:
     """As `judge`, that each version is more accurate than the one before; `models` is results.recorded's table.
 
-    Each model of the older version is set beside the most accurate of the newer that has no more MACs.
+    Each network of the older version is set beside the most accurate of the newer that has no more MACs; of one with
+    several seeds, the mean counts.
     """
-    usual = models[models["usual"] & (models["seed"] == 0)]
+    usual = models[models["usual"]].groupby(["model", "width", "epochs", "macs"], as_index=False)
+    usual = usual.agg(top1=("top1", "mean"), seeds=("top1", "size"))
     version = usual["model"].str[:2]
     outcomes, evidence = [], []
     for older, newer in (("v1", "v2"), ("v2", "v3")):
@@ -184,11 +186,13 @@ def judge_versions(models: pd.DataFrame, spread: tuple[float, int]) -> dict:
             if lean.empty:
                 continue
             new = lean.loc[lean["top1"].idxmax()]
-            difference, half = new["top1"] - old.top1, ablations.reach(spread, 1, 1)
-            outcomes.append(_within(difference, half, 0, math.inf))
+            difference, half = new["top1"] - old.top1, ablations.reach(spread, new["seeds"], old.seeds)
+            alone = min(new["seeds"], old.seeds) == 1 and abs(difference) < spread[0]
+            outcomes.append(UNDECIDED if alone else _within(difference, half, 0, math.inf))
             evidence.append(
                 f"{short(new['model'])} {new['width']:g} ({new['macs'] / 1e6:.1f} M MACs) against {short(old.model)} "
-                f"{old.width:g} ({old.macs / 1e6:.1f} M): {_points(difference, half)}"
+                f"{old.width:g} ({old.macs / 1e6:.1f} M): {_points(difference, half)} ({new['seeds']} and {old.seeds} "
+                "runs)"
             )
             pairs += 1
         outcomes += [] if pairs else [MISSING]
