@@ -191,8 +191,8 @@ def compare(records: Iterable[dict], base: str = "base", spread: tuple[float, in
 
     Columns: variant, change (the fields in which its recipe differs from the base's), seeds (how many), top1 (mean, in
     percent), spread (standard deviation between seeds, missing with one), difference (to the base's mean, in points),
-    low and high (its 95 % interval), macs, seconds (mean of a run), trained_on (see provenance.trained_on), compute
-    (MACs of an image, summed over the epochs). The base comes first.
+    low and high (its 95 % interval), macs, trained_on (see provenance.trained_on; each place that runs have), seconds
+    (mean of a run on each of these), compute (MACs of an image, summed over the epochs). The base comes first.
 
     The interval is Student's, with a variance between seeds that all variants share: `seed_spread` of these records
     unless `spread` is given. It is missing where no recipe has several seeds. Raises InputError without a record of the
@@ -211,6 +211,9 @@ def compare(records: Iterable[dict], base: str = "base", spread: tuple[float, in
         mine, values = groups[variant], results[variant]
         difference = values.mean() - results[base].mean() if variant != base else math.nan
         half = reach(spread, len(values), len(results[base]))
+        seconds: dict[str, list[float]] = {}
+        for one in mine:
+            seconds.setdefault(trained_on(one), []).append(one["seconds"])
         rows.append(
             {
                 "variant": variant,
@@ -222,8 +225,8 @@ def compare(records: Iterable[dict], base: str = "base", spread: tuple[float, in
                 "low": difference - half,
                 "high": difference + half,
                 "macs": mine[0]["macs"],
-                "seconds": float(np.mean([one["seconds"] for one in mine])),
-                "trained_on": "; ".join(dict.fromkeys(map(trained_on, mine))),
+                "seconds": [float(np.mean(times)) for times in seconds.values()],
+                "trained_on": "; ".join(seconds),
                 "compute": _compute(mine[0]),
             }
         )
@@ -242,8 +245,9 @@ def _compute(record: dict) -> int:
 
 def style(table: pd.DataFrame) -> Styler:
     """The columns of HEADINGS of a `table` that `compare` made, for a notebook."""
-    formats = dict.fromkeys(("difference", "low", "high"), "{:+.2f}") | {"macs": "{:.1f}", "seconds": "{:.0f}"}
-    shown = table[list(HEADINGS)].assign(macs=table["macs"] / 1e6, seconds=table["seconds"] / 60)
+    formats = dict.fromkeys(("difference", "low", "high"), "{:+.2f}") | {"macs": "{:.1f}"}
+    minutes = ["; ".join(f"{each / 60:.0f}" for each in seconds) for seconds in table["seconds"]]
+    shown = table[list(HEADINGS)].assign(macs=table["macs"] / 1e6, seconds=minutes)
     styled = shown.style.hide(axis="index").format(formats, precision=2, na_rep="–", escape="html")
     return styled.relabel_index(list(HEADINGS.values()), axis=1)
 

@@ -1,5 +1,6 @@
 """What the ablations say, in words: an answer an axis, and a verdict on each claim of the earlier report."""
 
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -134,13 +135,16 @@ def answer(axis: str, table: pd.DataFrame, spread: tuple[float, int]) -> str:
 
 
 def certainty(spread: tuple[float, int]) -> str:
-    """What the intervals rest on."""
+    """What the intervals rest on, and how many runs it takes to tell something at that spread."""
     deviation, freedom = spread
     if not freedom:
         return "No recipe was run with several seeds yet, so no difference can be told from chance."
+    enough = next(seeds for seeds in itertools.count(1) if ablations.reach(spread, seeds, seeds) < MARGIN)
     return (
         f"The 95 % intervals rest on a standard deviation between seeds of {deviation:.2f} points, estimated with "
-        f"{freedom} degree{'s' if freedom > 1 else ''} of freedom."
+        f"{freedom} degree{'s' if freedom > 1 else ''} of freedom. So from one run of each, two recipes differ surely "
+        f"only if {ablations.reach(spread, 1, 1):.1f} points or more lie between them, and to find them within "
+        f"{MARGIN:g} point of each other takes at least {_seeds(enough)} of each."
     )
 
 

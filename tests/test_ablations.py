@@ -261,7 +261,7 @@ def test_variants_are_compared_with_the_base():
     assert table["seeds"].tolist() == [3, 1, 2]
     assert table["top1"].tolist() == pytest.approx([60.4, 61.0, 58.5])
     assert table["difference"].tolist() == pytest.approx([math.nan, 0.6, -1.9], nan_ok=True)
-    assert table["seconds"]["base"] == 80.0
+    assert table["seconds"]["base"] == [90.0, 60.0]  # on CPUs, on GPUs
     assert table["trained_on"].tolist() == ["CPU; GPU", "CPU", "CPU"]
     # With the base and `larger` alone the variance is pooled over both, as in Student's test of two samples.
     theirs = scipy.stats.ttest_ind([58.0, 59.0], [60.0, 60.4, 60.8]).confidence_interval(0.95)
@@ -338,6 +338,14 @@ def test_results_share_the_spread_of_all_axes():
     half = scipy.stats.t.ppf(0.975, 2) * 0.4
     assert rows["high"]["0-lowered"] == pytest.approx(-30 + half * math.sqrt(2))
     assert rows["low"]["0.2"] == pytest.approx(0.6 - half * math.sqrt(1 + 1 / 3))
+
+
+def test_certainty_tells_how_many_runs_it_takes():
+    """By Student's t of 20 degrees of freedom, 2.086: 2.086 * sqrt(2 / 9) is 0.983, with 8 runs it is above 1."""
+    text = ablations_text.certainty((1.0, 20))
+    assert "1.00 points, estimated with 20 degrees of freedom" in text
+    assert "only if 2.9 points or more lie between them" in text  # 2.086 * sqrt(2) is 2.95
+    assert "takes at least 9 seeds of each" in text
 
 
 def test_no_records_no_results(tmp_path):
