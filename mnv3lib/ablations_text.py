@@ -158,13 +158,9 @@ def judge(claim: Claim, table: pd.DataFrame, spread: tuple[float, int]) -> dict:
             outcomes.append(MISSING)
             continue
         one, other = rows.loc[name], rows.loc[against]
-        difference = one["top1"] - other["top1"]
-        half = ablations.reach(spread, one["seeds"], other["seeds"])
-        alone = min(one["seeds"], other["seeds"]) == 1 and abs(difference) < spread[0]
-        outcomes.append(UNDECIDED if alone else _within(difference, half, claim.low, claim.high))
-        evidence.append(
-            f"{name} against {against}: {_points(difference, half)} ({one['seeds']} and {other['seeds']} runs)"
-        )
+        outcome, told = _tested(one, other, spread, claim.low, claim.high)
+        outcomes.append(outcome)
+        evidence.append(f"{name} against {against}: {told}")
     return {
         "claim": claim.text,
         SAID: "asked" if claim.question else "claimed",
@@ -185,18 +181,16 @@ def judge_versions(models: pd.DataFrame, spread: tuple[float, int]) -> dict:
     outcomes, evidence = [], []
     for older, newer in (("v1", "v2"), ("v2", "v3")):
         pairs = 0
-        for old in usual[version == older].itertuples():
-            lean = usual[(version == newer) & (usual["macs"] <= old.macs) & (usual["epochs"] == old.epochs)]
+        for _, old in usual[version == older].iterrows():
+            lean = usual[(version == newer) & (usual["macs"] <= old["macs"]) & (usual["epochs"] == old["epochs"])]
             if lean.empty:
                 continue
             new = lean.loc[lean["top1"].idxmax()]
-            difference, half = new["top1"] - old.top1, ablations.reach(spread, new["seeds"], old.seeds)
-            alone = min(new["seeds"], old.seeds) == 1 and abs(difference) < spread[0]
-            outcomes.append(UNDECIDED if alone else _within(difference, half, 0, math.inf))
+            outcome, told = _tested(new, old, spread, 0, math.inf)
+            outcomes.append(outcome)
             evidence.append(
-                f"{short(new['model'])} {new['width']:g} ({new['macs'] / 1e6:.1f} M MACs) against {short(old.model)} "
-                f"{old.width:g} ({old.macs / 1e6:.1f} M): {_points(difference, half)} ({new['seeds']} and {old.seeds} "
-                "runs)"
+                f"{short(new['model'])} {new['width']:g} ({new['macs'] / 1e6:.1f} M MACs) against "
+                f"{short(old['model'])} {old['width']:g} ({old['macs'] / 1e6:.1f} M): {told}"
             )
             pairs += 1
         outcomes += [] if pairs else [MISSING]
@@ -239,6 +233,14 @@ def recorded_claims(ours: Path | None = None, models: Path | None = None) -> pd.
     """`claims` of the ablations recorded in `ours` and the trained models in `models` (defaults: this project's)."""
     records = ablations.recorded(ours, models)
     return claims(ablations.results(records), results.recorded(models), ablations.seed_spread(records))
+
+
+def _tested(one: pd.Series, other: pd.Series, spread: tuple[float, int], least: float, most: float) -> tuple[str, str]:
+    """Whether `one` exceeds `other` (both with top1 and seeds) by `least` to `most` points, and by how much, in words."""
+    difference, half = one["top1"] - other["top1"], ablations.reach(spread, one["seeds"], other["seeds"])
+    alone = min(one["seeds"], other["seeds"]) == 1 and abs(difference) < spread[0]
+    told = f"{_points(difference, half)} ({one['seeds']} and {other['seeds']} runs)"
+    return UNDECIDED if alone else _within(difference, half, least, most), told
 
 
 def _within(difference: float, half: float, least: float, most: float) -> str:
