@@ -236,7 +236,7 @@ def recorded_claims(ours: Path | None = None, models: Path | None = None) -> pd.
 
 
 def _tested(one: pd.Series, other: pd.Series, spread: tuple[float, int], least: float, most: float) -> tuple[str, str]:
-    """Whether `one` exceeds `other` (both with top1 and seeds) by `least` to `most` points, and by how much, in words."""
+    """Whether top1 of `one` is `least` to `most` points above that of `other`; and the difference in words."""
     difference, half = one["top1"] - other["top1"], ablations.reach(spread, one["seeds"], other["seeds"])
     alone = min(one["seeds"], other["seeds"]) == 1 and abs(difference) < spread[0]
     told = f"{_points(difference, half)} ({one['seeds']} and {other['seeds']} runs)"
