@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -191,7 +192,7 @@ def compare(records: Iterable[dict], base: str = "base", spread: tuple[float, in
 
     Columns: variant, change (the fields in which its recipe differs from the base's), seeds (how many), top1 (mean, in
     percent), spread (standard deviation between seeds, missing with one), difference (to the base's mean, in points),
-    low and high (its 95 % interval), macs, trained_on (see provenance.trained_on; each place that runs have), seconds
+    low and high (its 95 % interval), macs, trained_on (CPU, GPU, or GPU, then CPU: what runs were trained on), seconds
     (mean of a run on each of these), compute (MACs of an image, summed over the epochs). The base comes first.
 
     The interval is Student's, with a variance between seeds that all variants share: `seed_spread` of these records
@@ -213,7 +214,8 @@ def compare(records: Iterable[dict], base: str = "base", spread: tuple[float, in
         half = reach(spread, len(values), len(results[base]))
         seconds: dict[str, list[float]] = {}
         for one in mine:
-            seconds.setdefault(trained_on(one), []).append(one["seconds"])
+            place = re.sub(" from epoch [0-9]+", "", trained_on(one)).replace(", ", ", then ")
+            seconds.setdefault(place, []).append(one["seconds"])
         rows.append(
             {
                 "variant": variant,
