@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from mnv3lib import cost, recipe, store
 from mnv3lib.axes import AXES, BASE_SEEDS, FIRST, SETTING
 from mnv3lib.errors import InputError, choose
 from mnv3lib.networks import MobileNet
-from mnv3lib.provenance import ROOT, trained_on
+from mnv3lib.provenance import ROOT, devices
 from mnv3lib.recipe import DEFAULTS, Recipe
 
 # The columns of `compare` as `style` shows them
@@ -192,7 +191,7 @@ def compare(records: Iterable[dict], base: str = "base", spread: tuple[float, in
 
     Columns: variant, change (the fields in which its recipe differs from the base's), seeds (how many), top1 (mean, in
     percent), spread (standard deviation between seeds, missing with one), difference (to the base's mean, in points),
-    low and high (its 95 % interval), macs, trained_on (CPU, GPU, or GPU, then CPU: what runs were trained on), seconds
+    low and high (its 95 % interval), macs, trained_on (each of provenance.devices that runs have), seconds
     (mean of a run on each of these), compute (MACs of an image, summed over the epochs). The base comes first.
 
     The interval is Student's, with a variance between seeds that all variants share: `seed_spread` of these records
@@ -214,8 +213,7 @@ def compare(records: Iterable[dict], base: str = "base", spread: tuple[float, in
         half = reach(spread, len(values), len(results[base]))
         seconds: dict[str, list[float]] = {}
         for one in mine:
-            place = re.sub(" from epoch [0-9]+", "", trained_on(one)).replace(", ", ", then ")
-            seconds.setdefault(place, []).append(one["seconds"])
+            seconds.setdefault(devices(one), []).append(one["seconds"])
         rows.append(
             {
                 "variant": variant,

@@ -35,7 +35,7 @@ AXES = {
         {"width": 1.0, "epochs": 20},
     ),
     # What three lowered strides cost, spent otherwise: each has the base's MACs times epochs, but for the first. The
-    # wide networks on the smallest maps hardly learn at the base's rate, so each also has the earlier report's.
+    # wide networks on the smallest maps learn little at the base's rate, so each also has the earlier report's.
     "strides-compute": Axis(
         "Are three lowered strides the best use of the compute, or would a wider network or a longer training be?",
         {

@@ -59,16 +59,27 @@ def environment(device: torch.device | str = "cpu") -> dict:
 
 def trained_on(record: dict, names: bool = False) -> str:
     """What a run was trained on, as "GPU, CPU from epoch 20"; with `names`, which, with how many threads, what for."""
-    places = [(0, _told(record["environment"], names))]
-    for entry in record.get("resumed", []):
-        place = _told(entry.get("environment", record["environment"]), names)
-        if place != places[-1][1]:
-            places.append((entry["after_epoch"], place))
+    places = _places(record, names)
     epochs = record["recipe"]["epochs"]
     told = [f"{place} from epoch {after + 1}" if after else place for after, place in places if after < epochs]
     if names:
         told += [f"measured on {place}" for after, place in places if after >= epochs]
     return ("; " if names else ", ").join(told)
+
+
+def devices(record: dict) -> str:
+    """As `trained_on`, without the epochs: "CPU", "GPU" or "GPU, then CPU"."""
+    return ", then ".join(place for after, place in _places(record) if after < record["recipe"]["epochs"])
+
+
+def _places(record: dict, names: bool = False) -> list[tuple[int, str]]:
+    """Where a run was begun and where it went on, each with the number of epochs that were done by then."""
+    places = [(0, _told(record["environment"], names))]
+    for entry in record.get("resumed", []):
+        place = _told(entry.get("environment", record["environment"]), names)
+        if place != places[-1][1]:
+            places.append((entry["after_epoch"], place))
+    return places
 
 
 def _told(environment: dict, names: bool) -> str:
