@@ -127,7 +127,8 @@ def test_plan_has_the_base_with_three_seeds_and_the_variants_with_one():
 
 
 def test_a_base_of_its_own_comes_last_and_once():
-    variants = [(f"strides-{count}-lowered", 0) for count in range(3)]
+    lowered = ("0-lowered", "1-lowered", "2-lowered", "0-lowered-rate-0.1", "1-lowered-rate-0.1")
+    variants = [(f"strides-{name}", 0) for name in lowered]
     assert names(ablations.plan(["strides"])) == [*variants, ("strides-base", 0)]
     assert names(ablations.plan(["strides/1-lowered"])) == variants[1:2]
 
