@@ -165,17 +165,57 @@ def _called(record: dict, name: str) -> dict:
     return record | {"recipe": record["recipe"] | {"variant": name}}
 
 
+def _repeated(records: Iterable[dict]) -> list[list[dict]]:
+    """The records of each recipe that was run with several seeds."""
+    groups: dict[str, list[dict]] = {}
+    for record in records:
+        groups.setdefault(_training(record), []).append(record)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _tops(group: Iterable[dict]) -> np.ndarray:
+    return np.array([one["result"]["top1"] for one in group])
+
+
 def seed_spread(records: Iterable[dict]) -> tuple[float, int]:
     """(standard deviation of top-1 between seeds, its degrees of freedom), from recipes run with several seeds.
 
-    All are taken to have the same deviation. It is missing (NaN) where no recipe has two runs.
+    All are taken to have the same deviation; `deviations` tells whether they have. It is missing (NaN) where no recipe
+    has two runs.
     """
-    groups: dict[str, list[float]] = {}
-    for record in records:
-        groups.setdefault(_training(record), []).append(record["result"]["top1"])
-    freedom = sum(len(values) - 1 for values in groups.values())
-    squares = sum(float(np.var(values)) * len(values) for values in groups.values())
+    groups = [_tops(group) for group in _repeated(records)]
+    freedom = sum(len(values) - 1 for values in groups)
+    squares = sum(float(np.var(values)) * len(values) for values in groups)
     return (math.sqrt(squares / freedom) if freedom else math.nan), freedom
+
+
+def deviations(records: Iterable[dict]) -> tuple[list[float], float]:
+    """(standard deviation of top-1 of each recipe with three seeds or more, p of Bartlett's test that all are equal).
+
+    p is missing (NaN) with fewer than two such recipes.
+    """
+    groups = [_tops(group) for group in _repeated(records) if len(group) > 2]
+    p = float(scipy.stats.bartlett(*groups).pvalue) if len(groups) > 1 else math.nan
+    return [float(values.std(ddof=1)) for values in groups], p
+
+
+def device_effect(records: Iterable[dict]) -> tuple[float, float, int]:
+    """(points of top-1 by which runs begun on a GPU are above those on CPUs, half its 95 % interval, how many recipes).
+
+    Least squares with an effect of each recipe, from those that have runs of both; the interval is Student's. It is
+    missing (NaN) where there are too few.
+    """
+    repeated = _repeated(records)
+    groups = [(_tops(group), np.array([devices(one).startswith("GPU") for one in group])) for group in repeated]
+    groups = [(tops, on_gpu) for tops, on_gpu in groups if len(set(on_gpu)) == 2]
+    freedom = sum(len(tops) - 1 for tops, _ in groups) - 1
+    if freedom < 1:
+        return math.nan, math.nan, len(groups)
+    tops = np.concatenate([tops - tops.mean() for tops, _ in groups])
+    on_gpu = np.concatenate([on_gpu - on_gpu.mean() for _, on_gpu in groups])
+    effect = tops @ on_gpu / (on_gpu @ on_gpu)
+    error = math.sqrt(np.sum((tops - effect * on_gpu) ** 2) / freedom / (on_gpu @ on_gpu))
+    return float(effect), float(scipy.stats.t.ppf(0.975, freedom)) * error, len(groups)
 
 
 def reach(spread: tuple[float, int], first: int, second: int) -> float:

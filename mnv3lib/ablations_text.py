@@ -153,6 +153,30 @@ def certainty(spread: tuple[float, int]) -> str:
     )
 
 
+def caveats(records: Iterable[dict]) -> str:
+    """What the intervals take for granted, tested: that all recipes vary alike, wherever they are trained."""
+    records = list(records)
+    lines = []
+    own, p = ablations.deviations(records)
+    if not math.isnan(p):
+        told = "no more apart than chance makes them"
+        if p < 0.05:
+            told = "further apart than chance makes them: the interval of a recipe that varies more is too narrow"
+        lines.append(
+            f"The standard deviations of the {len(own)} recipes with three seeds or more go from {min(own):.2f} to "
+            f"{max(own):.2f} points, {told} (Bartlett's test, p = {p:.2g})."
+        )
+    effect, half, recipes = ablations.device_effect(records)
+    if not math.isnan(effect):
+        outcomes = {"undecided": "whether the place matters is not decided", "alike": "the place matters little"}
+        told = outcomes.get(verdict(effect, half, recipes, 0.0), "comparisons between places are off by as much")
+        lines.append(
+            f"Runs begun on a GPU against those on CPUs, in the {recipes} recipes that have both: "
+            f"{_points(effect, half)}; {told}."
+        )
+    return "\n".join(f"- {line}" for line in lines)
+
+
 def judge(claim: Claim, table: pd.DataFrame, spread: tuple[float, int]) -> dict:
     """claim, SAID, verdict and evidence, from ablations.results and its estimate of the spread."""
     rows = table[table["axis"] == claim.axis].set_index("variant")

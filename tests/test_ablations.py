@@ -353,6 +353,40 @@ def test_certainty_tells_how_many_runs_it_takes():
     assert "takes at least 9 seeds of each" in text
 
 
+def test_deviations_are_tested_for_being_equal():
+    """By scipy's own test; a recipe with two seeds tells too little and is left out."""
+    tops = {"0": [60.0, 60.1, 60.2], "0.2": [55.0, 60.0, 65.0]}
+    made = ablations.recipes("dropout")
+    records = [
+        record_of(dataclasses.replace(made[name], seed=seed), top1)
+        for name, values in tops.items()
+        for seed, top1 in enumerate(values)
+    ]
+    records += [record_of(dataclasses.replace(ablations.recipes("nonlinearity")["relu"], seed=s), 60.0) for s in (0, 1)]
+    own, p = ablations.deviations(records)
+    assert own == pytest.approx([0.1, 5.0]) and p == pytest.approx(scipy.stats.bartlett(*tops.values()).pvalue)
+    text = ablations_text.caveats(records)
+    assert "the 2 recipes with three seeds or more go from 0.10 to 5.00 points, further apart" in text
+    assert ablations_text.caveats(records[:3]) == ""
+
+
+def test_the_effect_of_the_place_is_a_paired_test_where_runs_are_paired():
+    """With one run of each recipe in each place least squares is Student's test of pairs."""
+    on_cpu, on_gpu = [60.0, 50.0, 40.0], [60.4, 50.5, 40.9]
+    records = [
+        record(str(crop), top1, seed, device=device, crop=crop)
+        for seed, (device, tops) in enumerate((("cpu", on_cpu), ("NVIDIA H100", on_gpu)))
+        for crop, top1 in enumerate(tops)
+    ]
+    records += [record("4", 70.0, seed, crop=4) for seed in (0, 1)]  # on CPUs alone: tells nothing
+    effect, half, recipes = ablations.device_effect(records)
+    theirs = scipy.stats.ttest_rel(on_gpu, on_cpu).confidence_interval(0.95)
+    assert recipes == 3 and (effect - half, effect + half) == pytest.approx((theirs.low, theirs.high))
+    text = ablations_text.caveats(records)
+    assert "+0.60 points, 95 % -0.06 to +1.26; whether the place matters is not decided" in text
+    assert ablations_text.caveats(records[:3] + records[6:]) == ""
+
+
 def test_no_records_no_results(tmp_path):
     table = ablations.results(ablations.recorded(tmp_path, tmp_path))
     assert table.empty
