@@ -165,7 +165,7 @@ def _called(record: dict, name: str) -> dict:
     return record | {"recipe": record["recipe"] | {"variant": name}}
 
 
-def _repeated(records: Iterable[dict]) -> list[list[dict]]:
+def repeated(records: Iterable[dict]) -> list[list[dict]]:
     """The records of each recipe that was run with several seeds."""
     groups: dict[str, list[dict]] = {}
     for record in records:
@@ -183,7 +183,7 @@ def seed_spread(records: Iterable[dict]) -> tuple[float, int]:
     All are taken to have the same deviation; `deviations` tells whether they have. It is missing (NaN) where no recipe
     has two runs.
     """
-    groups = [_tops(group) for group in _repeated(records)]
+    groups = [_tops(group) for group in repeated(records)]
     freedom = sum(len(values) - 1 for values in groups)
     squares = sum(float(np.var(values)) * len(values) for values in groups)
     return (math.sqrt(squares / freedom) if freedom else math.nan), freedom
@@ -194,7 +194,7 @@ def deviations(records: Iterable[dict]) -> tuple[list[float], float]:
 
     p is missing (NaN) with fewer than two such recipes.
     """
-    groups = [_tops(group) for group in _repeated(records) if len(group) > 2]
+    groups = [_tops(group) for group in repeated(records) if len(group) > 2]
     p = float(scipy.stats.bartlett(*groups).pvalue) if len(groups) > 1 else math.nan
     return [float(values.std(ddof=1)) for values in groups], p
 
@@ -205,8 +205,8 @@ def device_effect(records: Iterable[dict]) -> tuple[float, float, int]:
     Least squares with an effect of each recipe, from those that have runs of both; the interval is Student's. It is
     missing (NaN) where there are too few.
     """
-    repeated = _repeated(records)
-    groups = [(_tops(group), np.array([devices(one).startswith("GPU") for one in group])) for group in repeated]
+    places = [np.array([devices(one).startswith("GPU") for one in group]) for group in repeated(records)]
+    groups = zip(map(_tops, repeated(records)), places, strict=True)
     groups = [(tops, on_gpu) for tops, on_gpu in groups if len(set(on_gpu)) == 2]
     freedom = sum(len(tops) - 1 for tops, _ in groups) - 1
     if freedom < 1:

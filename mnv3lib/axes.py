@@ -29,7 +29,7 @@ BEYOND_CROP_AND_FLIP = {name: {"augmentation": name} for name in BEYOND if name 
 
 
 AXES = {
-    # On the smallest maps the base's rate is too high: those networks also get the earlier report's.
+    # On the smallest maps the base's rate is too high: those networks also get that of `original`.
     "strides": Axis(
         "How many of the stride-2 layers should run at stride 1 when the images have 32 pixels a side?",
         {
@@ -67,7 +67,7 @@ AXES = {
     ),
     # The V3 paper's rate is for batches of 4096 and is scaled with the batch size. Its average of the weights (EMA
     # 0.9999) is left out: it looks back 10,000 steps, and a run of ten epochs has 3,900.
-    # AdamW shrinks the weights as much a step as the base does: learning rate times weight decay is the same.
+    # AdamW's learning rate times weight decay is the base's, though SGD's momentum makes more of it.
     "optimizer": Axis(
         "Is SGD with momentum better than the RMSProp of the V3 paper (section 6.1.1), and is anything better still?",
         {

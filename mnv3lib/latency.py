@@ -237,17 +237,18 @@ def file_name(table: pd.DataFrame) -> str:
 
 
 def relative(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of compare's table with `label`, and `ratio`, `low` and `high`: median and quartiles over the reference.
+    """The rows of compare's table with `label`, and `ratio`, `low`, `high`: median and quartiles over the reference's.
 
     The reference is what most people run: the same network from torchvision (from timm where torchvision has none) on
-    the runtime "default" (else "eager"), with the same batch size, threads and input, of the same file. Rows without
-    one are left out.
+    the runtime "default" (else "eager"), with the same batch size, threads and input, of the same file. The column
+    `reference` names it; rows without one are left out.
     """
     keys = ["file", "device", "threads", "batch", "size", "model", "width"]
     table = table.assign(file=table.get("file", ""))
     theirs = table[table["runtime"].isin(["default", "eager"]) & (table["library"] != "mnv3lib")]
     theirs = theirs.sort_values(["library", "runtime"], ascending=[False, True]).drop_duplicates(keys)
-    both = table.merge(theirs[[*keys, "median_ms"]].rename(columns={"median_ms": "unit"}), on=keys)
+    theirs["reference"] = theirs["library"] + ", " + theirs["runtime"]
+    both = table.merge(theirs[[*keys, "reference", "median_ms"]].rename(columns={"median_ms": "unit"}), on=keys)
     unit = both.pop("unit")
     label = both["runtime"].where(both["library"] == "mnv3lib", both["library"] + ", " + both["runtime"])
     return both.assign(

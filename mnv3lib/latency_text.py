@@ -142,11 +142,12 @@ def prices(table: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def at_equal(table: pd.DataFrame, column: str) -> list[str]:
+def at_equal(table: pd.DataFrame, column: str, uncertain: float = 0.0) -> list[str]:
     """How long V2 and V1 take at the MACs, or the top-1, of each V3 network: a sentence a device, batch and network.
 
     column: macs or top1. The time of V2 and V1 is interpolated between their widths (logarithmically, of MACs too); a
-    version that has no networks on both sides is not spoken of.
+    version that has no networks on both sides is not spoken of. uncertain: points of top-1; if given, the ratios so
+    much below and above are told too, as far as the widths reach.
     """
     sentences = []
     for (device, batch), group in table.dropna(subset=[column]).groupby(["device", "batch"], sort=False):
@@ -157,8 +158,10 @@ def at_equal(table: pd.DataFrame, column: str) -> list[str]:
                 spots = np.log(line.index) if column == "macs" else line.index
                 here = np.log(row.macs) if column == "macs" else row.top1
                 if len(line) > 1 and spots.min() <= here <= spots.max():
-                    time = np.exp(np.interp(here, spots, np.log(line)))
-                    parts.append(f"{short(model)} takes {time / row.median_ms:.2f} times as long")
+                    around = np.array([here, here - uncertain, here + uncertain])
+                    ratio, low, high = np.exp(np.interp(around, spots, np.log(line))) / row.median_ms
+                    span = f" ({low:.2f}–{high:.2f})" if uncertain else ""
+                    parts.append(f"{short(model)} takes {ratio:.2f} times as long{span}")
             if parts:
                 what = f"{row.macs / 1e6:.0f} million MACs" if column == "macs" else f"a top-1 of {row.top1:.1f} %"
                 sentences.append(f"{place(device)}, batch {batch}, at {what} ({title(row)}): {', '.join(parts)}.")

@@ -179,7 +179,7 @@ def is_usual(recorded: dict) -> bool:
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(Recipe)} | {"image_sizes": [32]}
 
 RECIPES = {
-    # The earlier report's. It does not tell learning rate and schedule: 0.1 and cosine are ours.
+    # The earlier report's, as far as it tells. Learning rate and schedule it does not: 0.1 and cosine are ours.
     "original": dict(learning_rate=0.1, schedule="cosine", momentum=0.9),
     # Chosen on 5,000 held-out training images (notebooks/tuning.yaml; what each change gave is in results/tuning). The
     # weight decay is that of narrow networks.

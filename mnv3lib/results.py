@@ -38,9 +38,9 @@ GOALS = {
 def recorded(models: Path | None = None) -> pd.DataFrame:
     """A row a run on CIFAR-100's test set, smallest network of each version first; not what was imported.
 
-    Columns: run, model, width, recipe, usual (whether it is `modern` as it stands), seed, epochs, parameters, macs,
-    top1, low, high (95 % interval, Wilson), top5, minutes, trained_on, images_per_second, original (the earlier
-    report's top-1 of that network, missing where it has none).
+    Columns: run, model, width, recipe, usual (whether it is `modern` as it stands), weight_decay, seed, epochs,
+    parameters, macs, top1, low, high (95 % interval, Wilson), top5, minutes, trained_on, images_per_second, original
+    (the earlier report's top-1 of that network, missing where it has none).
     """
     original = published.load(ORIGINAL).set_index(["network", "width"])["top1"]
     rows = []
@@ -56,6 +56,7 @@ def recorded(models: Path | None = None) -> pd.DataFrame:
                 "width": made["width"],
                 "recipe": made["recipe"],
                 "usual": is_usual(made),
+                "weight_decay": made["weight_decay"],
                 "seed": made["seed"],
                 "epochs": made["epochs"],
                 "parameters": record["parameters"],
@@ -70,8 +71,8 @@ def recorded(models: Path | None = None) -> pd.DataFrame:
                 "original": original.get((made["model"], made["width"])),
             }
         )
-    columns = "run model width recipe usual seed epochs parameters macs top1 low high top5 minutes trained_on"
-    table = pd.DataFrame(rows, columns=[*columns.split(), "images_per_second", "original"])
+    columns = "run model width recipe usual weight_decay seed epochs parameters macs top1 low high top5 minutes"
+    table = pd.DataFrame(rows, columns=[*columns.split(), "trained_on", "images_per_second", "original"])
     table = table.astype({"usual": bool, "original": float})
     return table.sort_values(["model", "width", "recipe", "seed", "run"], ignore_index=True)
 
@@ -190,6 +191,14 @@ def goals_in_words(table: pd.DataFrame) -> str:
         f"Of the {len(table)} goals that this project set itself, {len(table) - len(missed) - len(untrained)} are "
         f"reached, and {aims or 'none'} of the aims beyond them."
     ]
+    single = (table["seeds"] == 1).sum()
+    margins = (table["top1"] - table["goal"])[table["reached"].isin(["aim", "goal"])]
+    if single and len(margins):
+        least = table.loc[margins.idxmin()]
+        sentences.append(
+            f"{single} of the networks have a single run; the narrowest margin is that of {short(least['model'])} "
+            f"{least['width']:g}, {margins.min():.2f} points."
+        )
     if len(missed):
         names = [f"{short(row.model)} {row.width:g} by {row.goal - row.top1:.2f} points" for row in missed.itertuples()]
         sentences.append(f"Missed: {', '.join(names)}.")

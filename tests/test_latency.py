@@ -294,6 +294,10 @@ def test_at_equal_macs_the_time_is_interpolated_between_widths():
     assert "at 2 million MACs (V3 Small 1): V2 takes 2.00 times as long." in sentence  # V1 has but one network
     (sentence,) = latency_text.at_equal(table, "top1")
     assert "a top-1 of 55.0 % (V3 Small 1): V2 takes 2.00 times as long." in sentence
+    (sentence,) = latency_text.at_equal(
+        table, "top1", uncertain=2.5
+    )  # a quarter of the way: half as much time or twice
+    assert "V2 takes 2.00 times as long (1.41–2.83)." in sentence
     assert latency_text.at_equal(table.assign(macs=[1e6, 1.5e6, 9e6, 2e6]), "macs") == []
 
 
@@ -322,6 +326,7 @@ def test_relative_is_to_torchvision_else_to_timm_and_within_one_file():
         ("v2", "timm, eager"): 2.0,
     }
     assert found["low"].iloc[0] == 0.25
+    assert set(found["reference"]) == {"timm, eager", "torchvision, eager"}
     assert latency_text.ratios(found, "timm, eager") == "1.00–2.00 at batch 1"
     assert latency_text.ratios(found, "onnxruntime", "timm, eager") == "0.25 at batch 1"
     assert latency_text.ratios(found, "openvino") == "not measured"
