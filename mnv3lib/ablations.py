@@ -45,11 +45,10 @@ def recipes(axis: str, **changes) -> dict[str, Recipe]:
 
     The base comes first. Where one of the variants is the base already, the base goes by that variant's name.
     """
-    choose("axis", axis, AXES)
-    one = AXES[axis]
-    both = changes.keys() & {"variant", *(name for change in one.variants.values() for name in change)}
+    both = changes.keys() & {"variant", *varied(axis)}
     if both:
         raise InputError(f"{', '.join(sorted(both))} is what the axis {axis} varies: leave it out")
+    one = AXES[axis]
     common = SETTING | one.setting | changes
     base = recipe.make(**common, variant=base_variant(axis))
     made = {}
@@ -60,6 +59,12 @@ def recipes(axis: str, **changes) -> dict[str, Recipe]:
             made[name] = recipe.make(**common | change, learning_rate=rate, variant=f"{axis}-{name}")
     own = [name for name in made if _same(made[name], base.as_dict())]
     return {own[0] if own else "base": base} | {name: one for name, one in made.items() if name not in own}
+
+
+def varied(axis: str) -> set[str]:
+    """The fields of a recipe that variants of `axis` change."""
+    choose("axis", axis, AXES)
+    return {name for change in AXES[axis].variants.values() for name in change}
 
 
 def base_variant(axis: str) -> str:

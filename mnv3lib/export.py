@@ -206,7 +206,7 @@ def export(
         dataset = data.load(made["dataset"], data_folder)
         images = dataset.test.images[:200]
     else:
-        dataset, images = None, _photographs(size)
+        dataset, images = None, prediction.photographs(prediction.images_folder(), size)
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole.onnx" if int8 else path
         facts = {"gap": to_onnx(network, whole, _sized(images, size), run=run), "images": len(images)}
@@ -220,12 +220,6 @@ def export(
 def _calibration(images: torch.Tensor) -> torch.Tensor:
     chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:CALIBRATION]
     return images[chosen]
-
-
-def _photographs(size: int) -> torch.Tensor:
-    """The images of test_images, for a check without CIFAR-100."""
-    paths = prediction.find_images([prediction.images_folder()])
-    return torch.stack([prediction.as_pixels(prediction.load_image(path), size) for path in paths])
 
 
 def _sized(images: torch.Tensor, size: int) -> torch.Tensor:

@@ -102,8 +102,12 @@ def _check_type(name: str, value, default) -> None:
 def _check_recipe(values: dict) -> None:
     """`values` of all parameters of a notebook that trains, or that compares variants of an axis."""
     fields = {name: value for name, value in values.items() if name in recipe.DEFAULTS and name != "variant"}
+    twice = sorted(fields.keys() & values["changes"].keys())
+    if twice:
+        raise InputError(f"changes: {', '.join(twice)} is a parameter of its own, set it there")
     if "axis" in values:
-        made = ablations.recipes(values["axis"], **fields | values["changes"])
+        own = {name: value for name, value in fields.items() if name not in ablations.varied(values["axis"])}
+        made = ablations.recipes(values["axis"], **own | values["changes"])
         choose(f"variant of {values['axis']}", values["variant"], made)
     else:
         recipe.make(**fields | values["changes"])

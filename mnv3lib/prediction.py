@@ -260,9 +260,9 @@ def credits(folder: str | os.PathLike) -> str:
     return "; ".join(f"{name} {row['author']} ({row['licence']})" for name, row in sources(folder).items())
 
 
-def photographs(folder: str | os.PathLike, size: int = 32, most: int | None = None) -> torch.Tensor:
-    """The first `most` images in `folder`, or all, as the networks see them: uint8 [n, size, size, 3]."""
-    return torch.stack([as_pixels(load_image(file), size) for file in find_images([folder])[:most]])
+def photographs(folder: str | os.PathLike, size: int = 32) -> torch.Tensor:
+    """The images in `folder`, in the order of `find_images`, as networks see them: uint8 [n, size, size, 3]."""
+    return torch.stack([as_pixels(load_image(file), size) for file in find_images([folder])])
 
 
 def _size(run: str, models: Path | None) -> int:

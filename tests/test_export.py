@@ -19,7 +19,7 @@ RUN = "mobilenet_v3_small_0.25"
 
 @pytest.fixture(scope="module")
 def photographs():
-    return export._photographs(32)
+    return prediction.photographs(prediction.images_folder())
 
 
 def network_of(model, width=0.25, classes=7):

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from mnv3lib import parameters, recipe, report
+from mnv3lib.axes import AXES
 from mnv3lib.errors import InputError
 from mnv3lib.provenance import ROOT
 
@@ -35,6 +36,7 @@ def test_what_report_and_tests_pass_is_allowed(file):
         ("01_versions_explained", {"run": "../elsewhere"}, "no name of a run"),
         ("02_train", {"epochs": 0}, "epochs 0"),
         ("02_train", {"changes": {"variant": "a/b"}}, "variant 'a/b'"),
+        ("02_train", {"changes": {"width": 0.5}}, "width is a parameter of its own"),
         ("03_evaluate", {"runs": ["fine", ".."]}, "no name of a run"),
         ("03_evaluate", {"threads": -1}, "threads -1"),
         ("04_latency", {"models": ["v1", "v4"]}, "'v4'"),
@@ -58,5 +60,7 @@ def test_what_cannot_be_worked_with_is_refused(name, values, word):
 
 
 def test_the_other_questions_can_be_asked():
-    parameters.check(NOTEBOOKS["05_ablations"], {"axis": "dropout", "variant": "0.2", "dataset": "digits"})
+    for axis, one in AXES.items():
+        for variant in one.variants:
+            parameters.check(NOTEBOOKS["05_ablations"], {"axis": axis, "variant": variant, "dataset": "digits"})
     parameters.check(NOTEBOOKS["03_evaluate"], {"run_in_detail": None, "runs": ["mobilenet_v3_small_0.25"]})
