@@ -102,6 +102,8 @@ class Recipe(Architecture):
             within(name, getattr(self, name), 0, 1)
         if self.nesterov and not self.momentum:
             raise InputError("nesterov: it needs a momentum above 0")
+        if self.optimizer == "adamw" and self.momentum == 1:
+            raise InputError(f"momentum {self.momentum!r}: adamw needs one below 1")
         if not isinstance(self.image_sizes, tuple | list) or not self.image_sizes:
             raise InputError(f"image_sizes {self.image_sizes!r}: give a list of at least one size in pixels")
         object.__setattr__(self, "image_sizes", tuple(self.image_sizes))  # JSON and YAML have lists
@@ -213,8 +215,9 @@ def make(recipe: str = "modern", **changes) -> Recipe:
     names = [field.name for field in dataclasses.fields(Recipe)]
     for name in changes:
         choose("field of a recipe", name, names)
-    classes = CLASSES.get(changes.get("dataset", "cifar100"), ())
-    made = Recipe(**{"num_classes": len(classes) or 100} | RECIPES[recipe] | changes, recipe=recipe)
+    dataset = changes.get("dataset", DEFAULTS["dataset"])
+    choose("data set", dataset, CLASSES)
+    made = Recipe(**{"num_classes": len(CLASSES[dataset])} | RECIPES[recipe] | changes, recipe=recipe)
     if recipe == "modern" and made.width >= WIDE and "weight_decay" not in changes:
         made = dataclasses.replace(made, weight_decay=WIDE_DECAY)
     return made

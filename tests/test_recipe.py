@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -119,6 +120,7 @@ WRONG = [
     (dict(nesterov="yes"), "nesterov 'yes'"),
     (dict(depthwise_decay=1.5), "depthwise_decay 1.5"),
     (dict(nesterov=True, momentum=0.0), "nesterov.*momentum"),
+    (dict(optimizer="adamw", momentum=1), "momentum 1: adamw"),
     (dict(weight_decay=-1e-4), "weight_decay -0.0001"),
     (dict(muon_learning_rate=0), "muon_learning_rate 0"),
     (dict(muon_weight_decay=2), "muon_weight_decay 2"),
@@ -151,8 +153,9 @@ def test_unknown_field_and_recipe_are_named():
         make("modern", epoch=3)
     with pytest.raises(InputError, match=r"'new'.*original, modern"):
         make("new")
-    with pytest.raises(InputError, match="data set 'mnist'"):
-        make(dataset="mnist")
+    for dataset in ("mnist", ["digits"], {}):
+        with pytest.raises(InputError, match=re.escape(f"data set {dataset!r}: choose from cifar100, digits")):
+            make(dataset=dataset)
 
 
 def test_the_original_recipe_is_the_reports():
