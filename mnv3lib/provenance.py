@@ -19,7 +19,12 @@ def now() -> str:
 
 @cache
 def commit() -> str | None:
-    """The commit of this checkout, with `-dirty` where the package differs from it; None outside a checkout."""
+    """The commit of this checkout, with `-dirty` where the package differs from it; None outside a checkout.
+
+    A repository around an installed package is somebody else's.
+    """
+    if not (ROOT / ".git").exists():
+        return None
     head = _git("rev-parse", "HEAD")
     return head and head + ("-dirty" if _git("status", "--porcelain", "--", "mnv3lib") else "")
 
@@ -34,7 +39,7 @@ def _git(*arguments: str) -> str | None:
 
 @cache
 def processor() -> str:
-    """The processor's name as the system gives it, and how many cores this process sees."""
+    """The processor's name as the system gives it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))

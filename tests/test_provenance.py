@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 
+import pytest
 import torch
 
 from mnv3lib import provenance
@@ -32,15 +33,30 @@ def test_commit_is_the_checkouts():
         assert found.removesuffix("-dirty") == head
 
 
-def test_no_git_is_no_error(monkeypatch, tmp_path):
+@pytest.fixture
+def repository(monkeypatch, tmp_path):
+    """A folder with a repository that has one commit, taken for the checkout."""
+    who = ("-c", "user.name=one", "-c", "user.email=one@example.org")
+    for command in (("init", "-q"), (*who, "commit", "-q", "--allow-empty", "-m", "first")):
+        subprocess.run(["git", "-C", tmp_path, *command], check=True)
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    provenance.commit.cache_clear()
+    yield tmp_path
+    provenance.commit.cache_clear()
+
+
+def test_commit_is_of_no_repository_around(repository, monkeypatch):
+    assert re.fullmatch("[0-9a-f]{40}", provenance.commit())
+    installed = repository / "lib" / "site-packages"
+    installed.mkdir(parents=True)
+    monkeypatch.setattr(provenance, "ROOT", installed)
     provenance.commit.cache_clear()
     assert provenance.commit() is None
+
+
+def test_no_git_is_no_error(repository, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    provenance.commit.cache_clear()
     assert provenance.commit() is None
-    provenance.commit.cache_clear()
 
 
 def test_trained_on_names_every_place_a_run_has_been_at():
