@@ -272,9 +272,9 @@ def claims(table: pd.DataFrame, models: pd.DataFrame, spread: tuple[float, int])
     return pd.DataFrame([judge_versions(models, spread), *(judge(claim, table, spread) for claim in CLAIMS)])
 
 
-def recorded_claims(ours: Path | None = None, models: Path | None = None) -> pd.DataFrame:
-    """`claims` of the ablations recorded in `ours` and the trained models in `models` (defaults: this project's)."""
-    records = ablations.recorded(ours, models)
+def recorded_claims(models: Path | None = None) -> pd.DataFrame:
+    """`claims` of this project's recorded ablations and the trained models in `models` (default: this project's)."""
+    records = ablations.recorded(models=models)
     return claims(ablations.results(records), results.recorded(models), ablations.seed_spread(records))
 
 

@@ -26,17 +26,17 @@ Z_95 = 1.959963984540054  # of the normal distribution's middle 95 %
 BINS = 15
 
 
-def wilson(hits: int, trials: int, z: float = Z_95) -> tuple[float, float]:
-    """The Wilson score interval of a share, in percent; (0, 100) where nothing was tried.
+def wilson(hits: int, trials: int) -> tuple[float, float]:
+    """The 95 % Wilson score interval of a share, in percent; (0, 100) where nothing was tried.
 
     Unlike the usual p +- z s it stays within 0 and 100 and holds for small numbers too (Wilson 1927).
     """
     if trials == 0:
         return 0.0, 100.0
     share = hits / trials
-    scale = 1 + z**2 / trials
-    middle = (share + z**2 / (2 * trials)) / scale
-    half = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2)) / scale
+    scale = 1 + Z_95**2 / trials
+    middle = (share + Z_95**2 / (2 * trials)) / scale
+    half = Z_95 * math.sqrt(share * (1 - share) / trials + Z_95**2 / (4 * trials**2)) / scale
     # At the ends the bound is the share itself; rounding must not put it beyond.
     return 100 * max(0.0, middle - half) if hits else 0.0, 100 * (middle + half) if hits < trials else 100.0
 

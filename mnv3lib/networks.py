@@ -72,7 +72,6 @@ def _v3(table: str) -> list[Row]:
 class Paper:
     """What a paper says of one network at width 1; `last` is the last 1x1 convolution, 0 where there is none."""
 
-    source: str
     rows: list[Row]
     stem: int
     nonlinearity: str
@@ -84,9 +83,8 @@ class Paper:
 
 
 PAPERS = {
-    # The last stride of the paper's table is 2 on a map of 7x7 that stays 7x7: a misprint for 1.
+    # V1 paper, table 1. The last stride there is 2 on a map of 7x7 that stays 7x7: a misprint for 1.
     "v1": Paper(
-        "V1 paper, table 1",
         _v1("""
             out   stride  repeats
             64    1       1
@@ -107,8 +105,8 @@ PAPERS = {
         norm_eps=1e-5,
         norm_momentum=0.1,
     ),
+    # V2 paper, table 2.
     "v2": Paper(
-        "V2 paper, table 2",
         _v2("""
             t   c    n   s
             1   16   1   1
@@ -127,8 +125,8 @@ PAPERS = {
         norm_eps=1e-5,
         norm_momentum=0.1,
     ),
+    # V3 paper, table 1.
     "v3_large": Paper(
-        "V3 paper, table 1",
         _v3("""
             kernel  expansion  out  se  nonlinearity  stride
             3       16         16   -   RE            1
@@ -155,8 +153,8 @@ PAPERS = {
         norm_eps=1e-3,
         norm_momentum=0.01,
     ),
+    # V3 paper, table 2.
     "v3_small": Paper(
-        "V3 paper, table 2",
         _v3("""
             kernel  expansion  out  se  nonlinearity  stride
             3       16         16   SE  RE            2
