@@ -19,7 +19,8 @@ def names(requirements: list[str]) -> set[str]:
 def test_lock_pins_every_dependency():
     lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and line.strip()[0] != "#"]
     assert all(re.match(r"[a-z0-9._-]+(\[[a-z,]+\])?==\S+", line) for line in lines)
-    wanted = PROJECT["project"]["dependencies"] + PROJECT["dependency-groups"]["dev"]
+    project = PROJECT["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["deploy"] + PROJECT["dependency-groups"]["dev"]
     assert names(wanted) <= names(lines)
 
 

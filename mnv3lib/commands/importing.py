@@ -31,20 +31,20 @@ def add(commands) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    dataset = data.load(options.dataset, options.data)
+    architecture = Architecture(
+        options.model,
+        options.width,
+        num_classes=len(data.CLASSES[options.dataset]),
+        lowered_strides=options.lowered_strides,
+        penultimate=options.penultimate,
+        se_last=options.se_last,
+    )
     record = importing.import_pth(
         options.file,
         options.run,
         options.models,
-        architecture=Architecture(
-            options.model,
-            options.width,
-            num_classes=len(dataset.classes),
-            lowered_strides=options.lowered_strides,
-            penultimate=options.penultimate,
-            se_last=options.se_last,
-        ),
-        dataset=dataset,
+        architecture=architecture,
+        dataset=data.load(options.dataset, options.data),
         mean=options.mean,
         std=options.std,
     )
