@@ -59,6 +59,12 @@ def alone(folder: Path):
         lock.release()
 
 
+def clear(folder: Path) -> None:
+    """Delete the state of a run that is written; the lock and the folder are left to `alone`, which holds them."""
+    for name in (STATE, PROGRESS):
+        (folder / name).unlink(missing_ok=True)
+
+
 def write(path: Path, recipe: Recipe, network: nn.Module, optimizers: list, history: list[dict], origin: dict) -> None:
     """Write all that `restore` needs; the old checkpoint stays whole until the new one is."""
     state = {

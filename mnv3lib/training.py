@@ -3,7 +3,6 @@
 import ctypes
 import math
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -97,7 +96,7 @@ def train(
             store.save(models, record, fit.history, *((fit.network, fit.predictions) if weights else (None, None)))
         else:
             log(f"{recipe.run} is in {models} already")
-        shutil.rmtree(folder, ignore_errors=True)
+        checkpoint.clear(folder)
     return record
 
 

@@ -1,8 +1,10 @@
 """The folder of trained models: what is written comes back, and nothing else is taken for it."""
 
 import json
+import os
 import pickle
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -184,6 +186,25 @@ def test_replacing_leaves_the_old_file_or_the_new(tmp_path):
         raise KeyError
     assert path.read_text() == "old"
     assert [entry.name for entry in path.parent.iterdir()] == ["file"]
+
+
+def test_a_lock_that_goes_while_another_waits_for_it_is_none(tmp_path, monkeypatch):
+    """The first writer ends just when the second has opened its lock, which is deleted then."""
+    first, second, opened = ExitStack(), ExitStack(), os.open
+    first.enter_context(writing.only_writer(tmp_path / "a"))
+
+    def end_first(path, *arguments, **options):
+        handle = opened(path, *arguments, **options)
+        if Path(path).name.startswith(writing.LOCK):
+            first.close()
+        return handle
+
+    monkeypatch.setattr(os, "open", end_first)
+    with second:
+        second.enter_context(writing.only_writer(tmp_path / "a"))
+        monkeypatch.undo()
+        with pytest.raises(InputError, match="being written"), writing.only_writer(tmp_path / "a", timeout=0):
+            pass
 
 
 # What is refused

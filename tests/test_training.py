@@ -243,6 +243,20 @@ def test_a_run_has_one_process(tiny, few_digits, tmp_path):
     assert training.train(tiny(), dataset=few_digits, log=silent, **folders)["result"]["images"] == 40
 
 
+def test_a_run_has_one_process_to_its_end(tiny, few_digits, tmp_path, monkeypatch):
+    @contextmanager
+    def watched(folder, alone=checkpoints.alone):
+        with alone(folder):
+            yield
+            assert [path.name for path in folder.iterdir()] == [checkpoints.LOCK]
+            with pytest.raises(InputError, match="being trained by another process"), alone(folder):
+                pass
+
+    monkeypatch.setattr(checkpoints, "alone", watched)
+    training.train(tiny(), dataset=few_digits, models=tmp_path / "m", checkpoints=tmp_path / "c", log=silent)
+    assert list((tmp_path / "c").iterdir()) == []
+
+
 # What goes wrong
 
 
