@@ -16,7 +16,7 @@ from mnv3lib.axes import AXES, BASE_SEEDS, FIRST, SETTING
 from mnv3lib.errors import InputError, choose
 from mnv3lib.networks import MobileNet
 from mnv3lib.provenance import ROOT, devices
-from mnv3lib.recipe import DEFAULTS, Recipe
+from mnv3lib.recipe import Recipe
 
 # The columns of `compare` as `style` shows them
 HEADINGS = {
@@ -125,16 +125,17 @@ def find(made: Recipe, records: Iterable[dict]) -> list[dict]:
 def recorded(ours: Path | None = None, models: Path | None = None) -> list[dict]:
     """The records of ablations in `ours` (default `folder()`), and of the trained models, which some compare with.
 
-    A recipe with one seed counts once: made again it would come out the same.
+    A recipe with one seed counts once: made again it would come out the same. Imported runs do not count.
     """
     folders = [Path(ours or folder()), Path(models or store.models_folder())]
     records = [store.load_record(run, place) for place in folders for run in store.runs(place)]
+    records = [record for record in records if "imported" not in record]
     return list({(_training(one), one["recipe"]["seed"]): one for one in reversed(records)}.values())[::-1]
 
 
 def _training(record: dict) -> str:
     """What tells how a record's run was trained, but for the seed."""
-    return json.dumps(DEFAULTS | record["recipe"] | dict.fromkeys(NAMES), sort_keys=True)
+    return json.dumps(record["recipe"] | dict.fromkeys(NAMES), sort_keys=True)
 
 
 def results(records: Iterable[dict]) -> pd.DataFrame:
@@ -298,7 +299,5 @@ def style(table: pd.DataFrame) -> Styler:
 
 
 def _change(recipe: dict, base: dict) -> str:
-    """The fields in which `recipe` differs from `base`, as text; a field that one does not have is at its default."""
-    names = [name for name in DEFAULTS if name not in NAMES]
-    recipe, base = ({name: one.get(name, DEFAULTS[name]) for name in names} for one in (recipe, base))
-    return ", ".join(f"{name} {recipe[name]}" for name in names if recipe[name] != base[name])
+    """The fields in which `recipe` differs from `base`, as text."""
+    return ", ".join(f"{name} {recipe[name]}" for name in recipe if name not in NAMES and recipe[name] != base[name])

@@ -263,7 +263,7 @@ def trained(models: Path | None = None) -> list[str]:
 def comparable(models: Path | None = None) -> list[str]:
     """Those of `trained` whose numbers may stand in one table: on CIFAR-100's test set, or, if there are none, all."""
     runs = trained(models)
-    on_cifar100 = [run for run in runs if measured_on(_record(run, models)["recipe"]) == "cifar100 test"]
+    on_cifar100 = [run for run in runs if measured_on(store.load_record(run, models)["recipe"]) == "cifar100 test"]
     return on_cifar100 or runs
 
 
@@ -284,7 +284,7 @@ def evaluate(
     runs = list(runs) or trained(models)
     if not runs:
         raise InputError(f"there are no trained models in {models}: train one with mnv3 train")
-    records = [_record(run, models) for run in runs]  # all of them first, so that a typo costs no time
+    records = [store.load_record(run, models) for run in runs]  # all of them first, so that a typo costs no time
     found = data.available(data_folder)
     if not (found or recorded) and any(record["recipe"]["dataset"] == "cifar100" for record in records):
         log("CIFAR-100 is not on this machine (see MNV3_DATA), so its runs are shown as they were recorded")
@@ -342,20 +342,3 @@ def summary(evaluations: list[Evaluation]) -> pd.DataFrame:
     """A row a run: run, model, width, parameters, macs, top1 and top5 in percent with their 95 % intervals, mean
     confidence in percent, ece in percentage points, images, measured_on, source (live or recorded), recorded_top1."""
     return pd.DataFrame([evaluation.summary() for evaluation in evaluations])
-
-
-def _record(run: str, models: Path | None) -> dict:
-    """A record whose recipe has all that an evaluation needs."""
-    record = store.load_record(run, models)
-    recipe = record["recipe"]
-    try:
-        _ = (
-            recipe["model"],
-            recipe["width"],
-            recipe["split"],
-            recipe["image_sizes"][-1],
-            data.CLASSES[recipe["dataset"]],
-        )
-    except (KeyError, TypeError, IndexError) as error:
-        raise InputError(f"{run}: the recipe in its {store.RECORD} lacks or spoils {error}: train it again") from None
-    return record

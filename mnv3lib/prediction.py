@@ -214,7 +214,7 @@ def label(
     runs = list(runs) or [run for run in store.runs(models) if (Path(models) / run / store.WEIGHTS).is_file()]
     if not runs:
         raise InputError(f"there are no trained models in {models}: train one with mnv3 train")
-    sizes = {run: _size(run, models) for run in runs}
+    sizes = {run: store.load_record(run, models)["recipe"]["image_sizes"][-1] for run in runs}
     quiet = not sys.stderr.isatty()
     read, pixels = [], {size: [] for size in sizes.values()}
     for file in tqdm(files, desc="images", leave=False, disable=quiet):
@@ -263,14 +263,6 @@ def credits(folder: str | os.PathLike) -> str:
 def photographs(folder: str | os.PathLike, size: int = 32) -> torch.Tensor:
     """The images in `folder`, in the order of `find_images`, as networks see them: uint8 [n, size, size, 3]."""
     return torch.stack([as_pixels(load_image(file), size) for file in find_images([folder])])
-
-
-def _size(run: str, models: Path | None) -> int:
-    record = store.load_record(run, models)
-    try:
-        return int(record["recipe"]["image_sizes"][-1])
-    except (KeyError, IndexError, TypeError, ValueError):
-        raise InputError(f"{run}: its {store.RECORD} does not tell the size of its images: train it again") from None
 
 
 def sources(folder: str | os.PathLike) -> dict[str, dict[str, str]]:

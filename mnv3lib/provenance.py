@@ -78,7 +78,12 @@ def devices(record: dict) -> str:
 
 
 def _places(record: dict, names: bool = False) -> list[tuple[int, str]]:
-    """Where a run was begun and where it went on, each with the number of epochs that were done by then."""
+    """Where a run was begun and where it went on, each with the number of epochs that were done by then.
+
+    An imported run came here trained.
+    """
+    if "imported" in record:
+        return [(0, "an unknown machine"), (record["recipe"]["epochs"], _told(record["environment"], names))]
     places = [(0, _told(record["environment"], names))]
     for entry in record.get("resumed", []):
         place = _told(entry.get("environment", record["environment"]), names)

@@ -45,7 +45,7 @@ def recorded(models: Path | None = None) -> pd.DataFrame:
     original = published.load(ORIGINAL).set_index(["network", "width"])["top1"]
     rows = []
     for record in (store.load_record(run, models) for run in store.runs(models)):
-        made, result = DEFAULTS | record["recipe"], record["result"]
+        made, result = record["recipe"], record["result"]
         if made["dataset"] != "cifar100" or made["split"] != "full" or "imported" in record:
             continue
         low, high = evaluation.wilson(round(result["top1"] / 100 * result["images"]), result["images"])
@@ -128,7 +128,7 @@ def write_csv(models: Path) -> Path:
     device, processor, threads (where the run began), commit, started.
     """
     records = [store.load_record(run, models) for run in store.runs(models)]
-    recipes = [DEFAULTS | record["recipe"] for record in records]
+    recipes = [record["recipe"] for record in records]
     varying = [name for name in DEFAULTS if len({str(one[name]) for one in recipes}) > 1]
     rows = [
         {"run": record["run"]}

@@ -166,7 +166,11 @@ def describe(network: MobileNet, classes: tuple, mean: tuple, std: tuple) -> Mob
 
 
 def load_record(run: str, folder: Path | None = None) -> dict:
-    """What record.json of a run says."""
+    """What record.json of a run says, its recipe with the fields that this version knows.
+
+    What the recipe lacks is at its default, `num_classes` being the data set's. So is how an imported run was trained,
+    which nobody knows: its record has `imported`.
+    """
     path = _existing(run, folder, RECORD)
     with _reading(path, "record of a run"):
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -174,7 +178,7 @@ def load_record(run: str, folder: Path | None = None) -> dict:
             raise InputError(f"it is the record of {str(record['run'])[:100]!r}")
         made = {name: value for name, value in record["recipe"].items() if name in DEFAULTS}
         classes = CLASSES.get(made.get("dataset", DEFAULTS["dataset"]), ())
-        Recipe(**{"num_classes": len(classes) or DEFAULTS["num_classes"]} | made)
+        record["recipe"] = Recipe(**{"num_classes": len(classes) or DEFAULTS["num_classes"]} | made).as_dict()
         whole("parameters", record["parameters"], 0, 10**12)
         within("macs", record["macs"], 0, 1e15)
         for name in ("seconds", "images_per_second"):

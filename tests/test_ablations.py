@@ -193,6 +193,34 @@ def test_the_same_run_in_both_folders_counts_once(folders):
     assert sorted(one["result"]["top1"] for one in ablations.recorded(ours, models)) == [61.0, 63.0]
 
 
+def test_imported_runs_are_no_part_of_a_comparison(folders):
+    """Nobody knows how they were trained."""
+    ours, models = folders
+    base = recipe.make(width=0.25)
+    write(models, base)
+    known = dataclasses.asdict(base.architecture)
+    old = record_of(base, run="old", recipe=known, imported={"file": "old.pth", "sha256": "0"})
+    store.save(models, old, pd.DataFrame({"epoch": []}), None, None)
+    assert [one["run"] for one in ablations.recorded(ours, models)] == [base.run]
+
+
+def test_records_of_other_versions_are_compared(folders):
+    """A field that an older record lacks is at its default, and one that only a newer version knows is left out."""
+    ours, models = folders
+    base = recipe.make(width=0.25, variant="base")
+    told = base.as_dict()
+    older = {name: value for name, value in told.items() if name not in ("depthwise_decay", "image_sizes", "seed")}
+    for made, recorded in (
+        (base, older),
+        (dataclasses.replace(base, variant="same"), told | {"variant": "same", "averaging": 0.9}),
+        (dataclasses.replace(base, variant="without"), told | {"variant": "without", "depthwise_decay": False}),
+    ):
+        store.save(ours, record_of(made, recipe=recorded), pd.DataFrame({"epoch": [1]}), None, None)
+    table = ablations.compare(store.load_record(run, ours) for run in store.runs(ours))
+    assert table["change"].tolist() == ["", "", "depthwise_decay False"]
+    assert len(ablations.recorded(ours, models)) == 2  # the first two are the same training
+
+
 def test_command_lists_and_makes_what_is_missing(folders, monkeypatch, capsys):
     ours, models = folders
     monkeypatch.setenv("MNV3_MODELS", str(models))
@@ -280,13 +308,6 @@ def test_single_runs_have_no_interval_and_a_base_is_needed():
     assert "–" in ablations.style(table).to_html()
     with pytest.raises(InputError, match="no run of the variant 'base' to compare with: other"):
         ablations.compare([record("other", 61.0)])
-
-
-def test_a_field_that_an_older_record_lacks_is_at_its_default():
-    older = record("base", 60.0)
-    del older["recipe"]["depthwise_decay"]
-    table = ablations.compare([older, record("same", 60.0), record("without", 60.0, depthwise_decay=False)])
-    assert table["change"].tolist() == ["", "", "depthwise_decay False"]
 
 
 def test_figure_of_differences_has_a_row_a_variant():

@@ -260,15 +260,6 @@ def test_details_as_csv_are_bad_usage(capsys):
     assert "--format json" in capsys.readouterr().err
 
 
-def test_a_record_that_lacks_something_is_named(digits_run, tmp_path):
-    folder, run = digits_run
-    record = store.load_record(run, folder)
-    del record["recipe"]["image_sizes"]
-    store.save(tmp_path, record, pd.DataFrame(), None, None)
-    with pytest.raises(InputError, match=f"{run}.*image_sizes"):
-        evaluation.evaluate([run], models=tmp_path)
-
-
 def test_one_table_holds_what_can_be_compared(digits_run, tmp_path):
     folder, run = digits_run
     assert evaluation.comparable(folder) == [run]

@@ -21,10 +21,12 @@ from records import record_of
 from safetensors.torch import save as save_tensors
 
 from mnv3lib import (
+    ablations,
     build,
     checkpoint,
     data,
     evaluation,
+    evaluation_text,
     importing,
     optimizers,
     prediction,
@@ -248,8 +250,13 @@ def use_record(run) -> None:
     """All that is made from records."""
     table = results.recorded(run.parent)
     results.style(table).to_html(), results.markdown(table), results.write_csv(run.parent)
-    evaluation.evaluate([run.name], models=run.parent, recorded=True)
-    results.time_to_original(run.parent)
+    evaluation_text.measured(evaluation.evaluate([run.name], models=run.parent, recorded=True))
+    results.time_to_original(run.parent), results.goals(table)
+    records = ablations.recorded(run.parent, run.parent)
+    ablations.results(records)
+    for record in records:
+        recipe.is_usual(record["recipe"])
+        ablations.style(ablations.compare([record], base=record["recipe"]["variant"])).to_html()
 
 
 def test_records(attempt, run):

@@ -20,7 +20,19 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torchvision.models import mobilenet_v3_small
 
-from mnv3lib import data, evaluation_text, importing, prediction, recipe, report, results, store, sweep, training
+from mnv3lib import (
+    data,
+    evaluation,
+    evaluation_text,
+    importing,
+    prediction,
+    recipe,
+    report,
+    results,
+    store,
+    sweep,
+    training,
+)
 from mnv3lib.__main__ import main
 from mnv3lib.errors import InputError
 
@@ -168,6 +180,8 @@ def test_an_old_checkpoint_is_imported(tmp_path, few_digits, trying, refused, ca
     assert record["imported"]["file"] == "old.pth"
     assert f"old: top-1 {record['result']['top1']:.2f} %" in capsys.readouterr().out
     assert main(["evaluate", "--models", str(models)]) == main(["predict", str(picture), "--models", str(models)]) == 0
+    recorded = evaluation.evaluate(["old"], models=models, recorded=True)
+    assert "on an unknown machine; measured on" in evaluation_text.measured(recorded)
     for more, word in (
         (["--run", "old"], "exists"),
         (["--run", "../old"], "no name"),

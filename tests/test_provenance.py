@@ -74,3 +74,6 @@ def test_trained_on_names_every_place_a_run_has_been_at():
     old = {"recipe": {"epochs": 20}, "environment": cpu, "resumed": [{"after_epoch": 3, "commit": None}]}
     assert provenance.trained_on(old, names=True) == "a processor, 1 thread"
     assert provenance.trained_on(old) == "CPU"
+    imported = {"recipe": {"epochs": 20}, "environment": cpu, "imported": {"file": "old.pth"}}
+    assert provenance.trained_on(imported) == provenance.devices(imported) == "an unknown machine"
+    assert provenance.trained_on(imported, names=True) == ("an unknown machine; measured on a processor, 1 thread")

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import mnv3lib
-from mnv3lib import InputError, build, store, writing
+from mnv3lib import InputError, Recipe, build, store, writing
 
 RUN = "mobilenet_v3_small_0.25_digits"
 
@@ -121,7 +121,7 @@ def test_header_tells_all_that_is_needed(weights):
 
 def test_record_history_and_predictions_come_back(folder):
     record, history, _, predictions = make_parts()
-    assert store.load_record(RUN, folder) == record
+    assert store.load_record(RUN, folder) == record | {"recipe": Recipe(dataset="digits", num_classes=10).as_dict()}
     pd.testing.assert_frame_equal(store.load_history(RUN, folder), history)
     loaded = store.load_predictions(RUN, folder)
     assert loaded.keys() == predictions.keys()
