@@ -175,7 +175,8 @@ class Recipe(Architecture):
 
 def is_usual(recorded: dict) -> bool:
     """Whether the recipe of a record is `modern` as it stands; the seed is left open."""
-    return recorded["recipe"] == "modern" and not recorded.get("variant")
+    usual = make("modern", **{name: recorded[name] for name in ("model", "width", "seed")})
+    return not usual.differences(recorded)
 
 
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(Recipe)} | {"image_sizes": [32]}

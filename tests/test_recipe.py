@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mnv3lib import Architecture, InputError, Recipe
-from mnv3lib.recipe import RECIPES, make
+from mnv3lib.recipe import RECIPES, is_usual, make
 
 # Another permitted value for each field; what must change with it is in the second dictionary.
 OTHER = {
@@ -180,6 +180,15 @@ def test_modern_decays_wide_networks_less():
     assert {make(model="v2", width=width).weight_decay for width in (0.5, 1, 1.4)} == {2e-4}
     assert make(width=1.0, weight_decay=5e-4).weight_decay == 5e-4
     assert make("original", width=1.0).weight_decay == 0
+
+
+def test_usual_is_modern_as_it_stands():
+    for made in (make(model="v2", width=0.35), make(width=1.0, seed=3)):
+        assert is_usual(made.as_dict())
+        for change in (dict(epochs=1), dict(learning_rate=0.01), dict(lowered_strides=0), dict(variant="wide")):
+            assert not is_usual(dataclasses.replace(made, **change).as_dict()), change
+    assert not is_usual(make(width=1.0, weight_decay=5e-4).as_dict())
+    assert not is_usual(make("original").as_dict())
 
 
 def test_run_names():

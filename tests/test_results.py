@@ -78,7 +78,8 @@ def test_goals_are_judged_by_the_mean_of_the_seeds(models):
     for top1, outcome in ((63.5, "goal"), (67.0, "aim")):
         save(models, recipe.make(model="v3_small", width=0.25, seed=2), 3 * top1 - 2 * original, [top1])
         assert results.goals(results.recorded(models))["reached"][0] == outcome
-    for other in (recipe.make(width=0.25, variant="longer"), recipe.make("original", width=0.25)):
+    longer = recipe.make(width=0.25, epochs=200, seed=4)
+    for other in (longer, recipe.make(width=0.25, variant="longer"), recipe.make("original", width=0.25)):
         save(models, other, 90.0, [90.0])  # no run of the usual recipe
     assert results.goals(results.recorded(models))["seeds"][0] == 3
 
@@ -90,6 +91,7 @@ def test_runs_of_a_usual_name_are_of_the_recipe_as_it_stands():
         if not recorded["variant"]:
             given = {name: recorded[name] for name in ("recipe", "model", "width", "seed")}
             assert recipe.make(**given).differences(recorded) == [], run
+            assert recipe.is_usual(recorded) == (recorded["recipe"] == "modern"), run
 
 
 def test_csv_has_a_row_a_run_and_the_fields_that_vary(models):
