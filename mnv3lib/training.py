@@ -76,14 +76,14 @@ def train(
 ) -> dict:
     """Make the run that `recipe` defines, or go on with it, and return its record.
 
-    A run that has its record in the folder `models` already is not made again; one with the same name from another
-    recipe raises InputError unless `overwrite`. The checkpoint of a run in progress lies in `checkpoints`, and goes
+    A run that has its record in the folder `models` already is not made again, unless `overwrite`; see `made_already`
+    for what is refused. The checkpoint of a run in progress lies in `checkpoints`, and goes
     when the run is written. Without `weights` only record and history are kept.
     """
     models = models or store.models_folder()
     folder = checkpoint.folder_of(recipe, checkpoints)
     with checkpoint.alone(folder):
-        record = None if overwrite else _made_already(recipe, models)
+        record = None if overwrite else made_already(recipe, models, weights)
         if record is None:
             fit = fit_recipe(
                 recipe,
@@ -100,8 +100,11 @@ def train(
     return record
 
 
-def _made_already(recipe: Recipe, models: Path) -> dict | None:
-    """The record of this very recipe in `models`, if it is there; InputError if the run there has another recipe."""
+def made_already(recipe: Recipe, models: Path, weights: bool = True) -> dict | None:
+    """The record of this very recipe in `models`, if it is there.
+
+    Raises InputError if the run of that name has another recipe, or was kept without the `weights` that are wanted.
+    """
     if recipe.run not in store.runs(models):
         return None
     target = store.run_folder(recipe.run, models)
@@ -109,6 +112,8 @@ def _made_already(recipe: Recipe, models: Path) -> dict | None:
     differing = recipe.differences(record["recipe"])
     if differing:
         raise InputError(f"{target} has another recipe ({', '.join(differing)} differ): overwrite it or move it away")
+    if weights and not (target / store.WEIGHTS).is_file():
+        raise InputError(f"{target} was kept without weights: overwrite it, move it away or ask for no weights")
     return record
 
 

@@ -519,6 +519,9 @@ def test_without_weights_record_and_history_are_kept(tiny, few_digits, tmp_path)
     record = training.train(tiny(), dataset=few_digits, weights=False, log=silent, **folders)
     names = sorted(path.name for path in (tmp_path / "models" / record["run"]).iterdir())
     assert names == [store.HISTORY, store.RECORD]
+    assert training.train(tiny(), dataset=few_digits, weights=False, log=silent, **folders) == record
+    with pytest.raises(InputError, match=rf"{record['run']} was kept without weights: overwrite it"):
+        training.train(tiny(), dataset=few_digits, log=silent, **folders)
     again = training.train(tiny(epochs=2), dataset=few_digits, overwrite=True, log=silent, **folders)
     assert again["recipe"]["epochs"] == 2
     assert store.load_record(record["run"], tmp_path / "models") == again
