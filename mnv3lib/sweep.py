@@ -42,6 +42,7 @@ class Job:
 
     @property
     def is_done(self) -> bool:
+        """Whether the run has its record; that it is of this recipe, training.made_already tells before a sweep."""
         return (self.models / self.run / store.RECORD).is_file()
 
     @property

@@ -1,5 +1,6 @@
 """Sweeps: grids of recipes, and many runs on a real Dask scheduler with worker processes."""
 
+import dataclasses
 import json
 import os
 import re
@@ -9,11 +10,14 @@ import time
 
 import dask
 import nbformat
+import pandas as pd
 import pytest
+from records import record_of
 
-from mnv3lib import recipe, store, sweep, training
+from mnv3lib import data, recipe, store, sweep, training
 from mnv3lib.__main__ import main
 from mnv3lib.errors import InputError
+from mnv3lib.provenance import ROOT
 
 
 def test_grid_is_the_product_in_order():
@@ -74,6 +78,29 @@ def test_dry_run_wants_no_images(capsys, tmp_path):
     options = ["--width", "0.25", "--models", str(tmp_path), "--data", str(tmp_path / "nowhere"), "--dry-run"]
     assert main(["sweep", *options]) == 0
     assert capsys.readouterr().out == "mobilenet_v3_small_0.25: 0 of 20 epochs\n"
+
+
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+def test_command_refuses_what_training_would(capsys, monkeypatch, tmp_path, dry):
+    """Before anything is read or started: a run of another recipe, or without weights, under a name of the grid."""
+    monkeypatch.setattr(data, "load", None)
+    one, other = sweep.grid(dataset="digits", width=[0.25, 0.5], epochs=2)
+    for made in (dataclasses.replace(one, epochs=1), other):
+        store.save(tmp_path, record_of(made), pd.DataFrame({"epoch": [1]}), None, None)
+    options = ["sweep", "--dataset", "digits", "--epochs", "2", "--models", str(tmp_path), *dry]
+    assert main([*options, "--width", "0.25", "0.5"]) == 1
+    assert f"{one.run} has another recipe (epochs differ)" in capsys.readouterr().err
+    assert main([*options, "--width", "0.5"]) == 1
+    assert f"{other.run} was kept without weights" in capsys.readouterr().err
+    assert main([*options, "--width", "0.5", "--no-weights", "--dry-run"]) == 0
+    assert capsys.readouterr().out == f"{other.run}: done\n"
+
+
+@pytest.mark.parametrize(("file", "models"), [("campaign", "trained_models"), ("tuning", "results/tuning")])
+def test_committed_runs_are_of_the_recipes_in_their_file(file, models):
+    made = sweep.distinct(sweep.read(ROOT / "notebooks" / f"{file}.yaml"))
+    recorded = [training.made_already(one, ROOT / models, weights=False) for one in made]
+    assert any(recorded)
 
 
 def test_command_tells_no_scheduler(capsys, monkeypatch, tmp_path):

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from mnv3lib import checkpoint, data, store
+from mnv3lib import checkpoint, data, store, training
 from mnv3lib.axes import AXES
 from mnv3lib.commands.options import add_command, add_recipe_fields, note, positive
 from mnv3lib.errors import InputError
@@ -71,6 +71,8 @@ def run(options: argparse.Namespace) -> int:
         )
         for made in recipes
     ]
+    for job in jobs:  # before hours of training, not after them
+        training.made_already(job.recipe, job.models, job.weights)
     if options.dry_run:
         for job in jobs:
             print(f"{job.run}: {'done' if job.is_done else f'{job.epochs_done} of {job.recipe.epochs} epochs'}")
