@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.resources import files
@@ -169,6 +168,7 @@ def make(
     parameters: for each notebook's name what to pass to it; by default what report.yaml beside the notebooks says.
     changed: run only the notebooks that `outdated` names, and keep the other pages and their figures.
     Pages and figures are replaced together after the last notebook has succeeded, so a failure leaves the old ones.
+    Raises InputError, before anything runs, if that would replace something else than a report.
     """
     parameters = _passed(notebooks) if parameters is None else parameters
     all_pages = pages(notebooks)
@@ -181,13 +181,12 @@ def make(
     with ExitStack() as stack:
         stack.enter_context(writing.only_writer(output, timeout=0))
         writing.clear(output)
-        for leftover in output.parent.glob(f".{output.name}-*"):  # of a process that was killed
-            shutil.rmtree(leftover, ignore_errors=True)
+        _refuse_to_replace_others(output, figures)
         wanted = outdated(output, notebooks, models, parameters) if changed else [page.name for page in all_pages]
         running = [page for page in all_pages if page.name in wanted]
-        temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent))
-        work = Path(temporary)
-        (work / "pages").mkdir()
+        work = output.with_name(writing.NEW + output.name)
+        stack.callback(writing.clear, output)
+        (work / "pages").mkdir(parents=True)
         common = {
             # Relative, because the pages show them and should not show where this machine keeps things.
             "figures_folder": os.path.relpath(work / "figures", notebooks),
@@ -218,10 +217,18 @@ def make(
                 shutil.copyfile(figure, copy)
                 writing.sync(copy)
             writing.move_folder(work / "pages", output)
-        for old in figures.glob("*.png"):
+        for old in figures.glob("[0-9][0-9]_*.png"):
             if old.name not in new and not old.name.startswith(old_figures):
                 old.unlink()
     return output / "index.html"
+
+
+def _refuse_to_replace_others(output: Path, figures: Path) -> None:
+    """Raise InputError if `output`, which is replaced as a whole, has files and is no report, or `figures` is in it."""
+    if output.exists() and any(output.iterdir()) and not _manifest(output):
+        raise InputError(f"{output} has files and no {MANIFEST} of a report: empty it or name another folder")
+    if output.resolve() in (figures.resolve(), *figures.resolve().parents):
+        raise InputError(f"the figures cannot be in {output}, which is replaced as a whole: name a folder outside it")
 
 
 def _data_parameters(log) -> dict:

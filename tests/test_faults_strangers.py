@@ -357,7 +357,7 @@ def quick_report(tmp_path, monkeypatch):
     def make(new=b"old", **options):
         content[0] = new
         folders = {name: tmp_path / name for name in ("notebooks", "figures", "models")}
-        report.make(output=tmp_path / "report", log=str, **folders, **options)
+        report.make(output=tmp_path / "report", log=str, **folders | options)
 
     return make
 
@@ -402,12 +402,33 @@ def executing(notebook, executed):
         (executed.parent / "figures" / f"{name}.png").write_bytes(b"new")
 
 
+def test_a_report_leaves_the_files_of_others(quick_report, tmp_path, trying):
+    """Whatever folders it is told to write to, and whatever lies beside them."""
+    for name in ("report/thesis.txt", "report/manifest.json", "figures/wedding.png", ".report-backup/thesis.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"name": "an application"}')
+    before = tree(tmp_path)
+    with trying("somebody's files in the folder of the report"):
+        with pytest.raises(InputError, match=r"report has files and no manifest\.json of a report: .* another folder"):
+            quick_report()
+        assert tree(tmp_path) == before
+    shutil.rmtree(tmp_path / "report")
+    before = tree(tmp_path)
+    for figures in ("report", "report/figures"):
+        with trying("figures in the folder of the report"), pytest.raises(InputError, match="figures cannot be in"):
+            quick_report(figures=tmp_path / figures)
+    with trying("somebody's files beside the report"):
+        quick_report()
+        quick_report(b"new")
+        assert before.items() < tree(tmp_path).items()
+
+
 def test_a_report_killed_between_two_renames_comes_back(quick_report, tmp_path, trying):
     quick_report()
     before = tree(tmp_path / "report")
     with trying("SIGKILL while the report is replaced"):
         (tmp_path / "report").rename(tmp_path / ".mnv3-old-report")
-        (tmp_path / ".report-left").mkdir()
+        (tmp_path / ".mnv3-new-report" / "pages").mkdir(parents=True)
         assert report.outdated(tmp_path / "report", tmp_path / "notebooks", tmp_path / "models") == {}
         assert tree(tmp_path / "report") == before
         quick_report(b"new")
