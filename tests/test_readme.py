@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from records import record_of
 
-from mnv3lib import ablations, readme, recipe, store
+from mnv3lib import ablations, commands, readme, recipe, report, store
+from mnv3lib.__main__ import main
 from mnv3lib.errors import InputError
 from mnv3lib.provenance import ROOT
 
@@ -43,6 +44,20 @@ def test_readme_is_rewritten_between_its_markers(models, tmp_path):
     with pytest.raises(InputError, match=r"README\.md"):
         readme.update(file, models)
     assert file.read_text() == "no markers"
+
+
+@pytest.mark.parametrize(
+    ("output", "models", "written"),
+    [("report", "trained_models", True), ("elsewhere", "trained_models", False), ("report", "models", False)],
+)
+def test_only_the_report_of_the_checkout_writes_its_readme(output, models, written, tmp_path, monkeypatch):
+    text = "\n".join(readme.MARKERS)
+    (tmp_path / "README.md").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(commands.report, "ROOT", tmp_path)
+    monkeypatch.setattr(report, "make", lambda **_: "index.html")
+    assert main(["report", "--output", output, "--models", models]) == 0
+    assert ((tmp_path / "README.md").read_text() != text) is written
 
 
 def test_verdicts_follow_the_recorded_ablations(models, tmp_path, monkeypatch):

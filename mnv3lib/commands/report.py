@@ -10,7 +10,13 @@ from mnv3lib.provenance import ROOT
 
 
 def add(commands) -> None:
-    command = add_command(commands, "report", run, "Run the notebooks and export the report as HTML.")
+    command = add_command(
+        commands,
+        "report",
+        run,
+        "Run the notebooks and export the report as HTML. README takes "
+        "its results from the checkout's own report and trained models alone.",
+    )
     command.add_argument("--models", type=Path, default=store.models_folder(), help="the folder of trained models")
     command.add_argument("--output", type=Path, default=ROOT / "report", help="the folder of the pages")
     command.add_argument("--figures", type=Path, default=ROOT / "figures", help="the folder of the figures")
@@ -38,6 +44,7 @@ def run(options: argparse.Namespace) -> int:
     except report.NotebookError as error:
         print(f"mnv3: error: {error}", file=sys.stderr)
         return 1
-    readme.update(ROOT / "README.md", options.models)
+    if [options.output.resolve(), options.models.resolve()] == [ROOT / "report", ROOT / "trained_models"]:
+        readme.update(ROOT / "README.md", options.models)
     print(f"open {page}")
     return 0
