@@ -5,10 +5,10 @@ Images are uint8 tensors [images, height, width, 3]; labels are int64 tensors [i
 
 import gzip
 import hashlib
+import http.client
 import os
 import tarfile
 import tempfile
-import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Iterator
@@ -186,8 +186,8 @@ def _download(folder: Path) -> None:
             folder.mkdir(exist_ok=True)
             for file in FILES:
                 os.replace(Path(temporary) / file, folder / file)
-    except (OSError, urllib.error.URLError) as error:
-        reason = getattr(error, "reason", None) or error
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
         raise InputError(
             f"CIFAR-100 is not in {base} and cannot be downloaded ({reason}): unpack {URL} (md5 {MD5}) there, "
             f"or point MNV3_DATA at the folder that holds {FOLDER}"

@@ -163,7 +163,8 @@ def compare(
 ) -> pd.DataFrame:
     """Time a forward pass of each network on each runtime, device and number of threads, with each batch size.
 
-    threads: default as many as torch uses now. On a GPU only the first number is measured, and PyTorch's runtimes.
+    threads: default as many as torch uses now. On a GPU the first number alone is measured, and PyTorch's runtimes;
+    without one of them it is left out. Raises InputError if no device runs any of the runtimes.
     Networks of other libraries are measured on those of AS_THEY_COME alone that are among the runtimes.
 
     Returns a row a measurement: model, width, library, run and top1 (None where untrained), layers (convolutions and
@@ -175,12 +176,17 @@ def compare(
         choose("runtime", runtime, RUNTIMES)
     keep_memory()
     threads = threads or (torch.get_num_threads(),)
+    possible = {
+        device: [runtime for runtime in runtimes if device == "cpu" or runtime in ANYWHERE] for device in devices
+    }
+    possible = {device: found for device, found in possible.items() if found}
+    if not possible:
+        raise InputError(f"no device here runs {', '.join(runtimes)}: choose another runtime or --device cpu")
     facts = [_facts(subject, size) for subject in subjects]
     runners = [Runner(subject.network, size) for subject in subjects]
     tables = []
-    for device in devices:
+    for device, usable in possible.items():
         environment = provenance.environment(device)
-        possible = [runtime for runtime in runtimes if device == "cpu" or runtime in ANYWHERE]
         for subject in subjects:
             subject.network.to(device)
         for count in threads[:1] if device == "cuda" else threads:
@@ -189,7 +195,7 @@ def compare(
                 torch.compiler.reset()  # or the networks compiled before count against a limit
                 rows, contestants = [], {}
                 for fact, runner in zip(facts, runners, strict=True):
-                    for runtime in possible:
+                    for runtime in usable:
                         if fact["library"] != "mnv3lib" and runtime not in AS_THEY_COME:
                             continue
                         contestants[str(len(rows))] = runner.contestant(runtime, images, count)
@@ -257,8 +263,8 @@ def relative(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def newest(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `recorded`'s table (or of `relative`'s) from the newest file, with the most threads there."""
-    rows = table[table["file"] == table["file"].max()]  # whose name begins with the date
+    """The rows of `recorded`'s table (or of `relative`'s) from the file measured last, with the most threads there."""
+    rows = table[table["file"].isin(table.sort_values("measured")["file"].tail(1))]
     return rows[rows["threads"] == rows["threads"].max()]
 
 

@@ -156,7 +156,10 @@ def table(names: list[str], guesses: list[list[tuple[str, float]]]) -> pd.DataFr
 
 
 def as_text(table: pd.DataFrame, format: str) -> str:
-    """The rows of `label` as csv, as json (a list of {run, image, guesses}) or as a table with a line an image."""
+    """The rows of `label` as csv, as json (a list of {run, image, guesses}) or as a table with a line an image.
+
+    Without rows, csv and table have their heading alone.
+    """
     if format == "csv":
         return table.to_csv(index=False, lineterminator="\n")
     groups = table.groupby(["run", "image"], sort=False)
@@ -170,6 +173,8 @@ def as_text(table: pd.DataFrame, format: str) -> str:
         [run, image, *(f"{row[4]} {100 * row[5]:.1f} %" for row in rows.itertuples())] for (run, image), rows in groups
     ]
     columns = ["run", "image", *(f"guess {rank}" for rank in table["rank"].unique())]
+    if table.empty:
+        return f"{' '.join(columns)}\n"
     return pd.DataFrame(lines, columns=columns).to_string(index=False) + "\n"
 
 

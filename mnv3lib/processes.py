@@ -1,15 +1,23 @@
 """Functions that answer from a process of their own, whose threads and handling of memory touch no other."""
 
 import multiprocessing
+import os
 from collections.abc import Callable
 from multiprocessing import util
+
+from mnv3lib.errors import InputError
+
+
+def cores() -> int:
+    """How many cores this process may use, which a batch system or `taskset` can make fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start(make: Callable[..., Callable], *arguments) -> Callable:
     """A function of one argument that sends it to a new process and returns what comes back.
 
     In the process `make(*arguments)` gives the function that answers. The process ends when nobody holds the returned
-    function any more, which raises RuntimeError if the process has ended before.
+    function any more, which raises InputError if the process has ended before.
     """
     context = multiprocessing.get_context("spawn")
     end, other = context.Pipe()
@@ -21,7 +29,8 @@ def start(make: Callable[..., Callable], *arguments) -> Callable:
             end.send(message)
             return end.recv()
         except (EOFError, OSError):
-            raise RuntimeError(f"the process of {make.__name__} ended early: see its message above") from None
+            told = "see its message above, if there is none it ran out of memory"
+            raise InputError(f"the process of {make.__name__} ended early: {told}") from None
 
     util.Finalize(ask, end.close, exitpriority=0)  # at the latest before Python waits for its processes
     return ask

@@ -17,6 +17,7 @@ import papermill
 import yaml
 from jinja2 import Environment
 from latex2mathml.converter import convert as mathml
+from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.preprocessors.sanitize import SanitizeHTML
@@ -97,6 +98,8 @@ def run_notebook(notebook: Path, output: Path, parameters: dict) -> None:
         )
     except papermill.PapermillExecutionError as error:
         raise NotebookError(f"{notebook.name}, cell {error.exec_count}: {error.ename}: {error.evalue}") from None
+    except DeadKernelError:
+        raise NotebookError(f"{notebook.name}: its kernel died, probably out of memory: close other programs") from None
 
 
 class _Renderer(IPythonRenderer):

@@ -60,7 +60,7 @@ def compare(
     made = recipe.make("modern", model=model, width=width, batch_size=batch_size)
     if ("torchvision", model) not in peers.NAMES:
         raise InputError(f"torchvision has no {model}, so there is no plain loop: choose v2, v3_small or v3_large")
-    threads = threads or os.cpu_count()
+    threads = threads or processes.cores()
     speeds = {loop: [] for loop in LOOPS}
     quiet = not sys.stderr.isatty()
     trains = {loop: processes.start(_loop, loop, made, threads) for loop in LOOPS}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import http.client
 import http.server
 import io
 import tarfile
@@ -189,9 +190,10 @@ def test_unknown_data_set():
 # The download
 
 
-def test_offline_says_what_to_do(monkeypatch, tmp_path):
+@pytest.mark.parametrize("error", [urllib.error.URLError("no network"), http.client.BadStatusLine("no network")])
+def test_offline_says_what_to_do(error, monkeypatch, tmp_path):
     def offline(*_, **__):
-        raise urllib.error.URLError("no network")
+        raise error
 
     monkeypatch.setattr(data.urllib.request, "urlopen", offline)
     with pytest.raises(InputError) as caught:

@@ -301,6 +301,21 @@ def test_at_equal_macs_the_time_is_interpolated_between_widths():
     assert latency_text.at_equal(table.assign(macs=[1e6, 1.5e6, 9e6, 2e6]), "macs") == []
 
 
+def test_a_device_that_runs_no_runtime_is_left_out():
+    """A GPU, where only PyTorch's own runtimes are measured; before anything is measured in vain."""
+    with pytest.raises(InputError, match="no device here runs onnxruntime"):
+        latency.compare([], runtimes=["onnxruntime"], devices=["cuda"])
+
+
+def test_newest_goes_by_the_time_and_not_by_the_name():
+    rows = [("2026-11-26_xeon.csv", 1, "2026-11-26T10:00:00Z"), ("2026-11-26_epyc.csv", 1, "2026-11-26T11:00:00Z")]
+    rows += [("2026-11-26_epyc.csv", 2, "2026-11-26T11:05:00Z"), ("mine.csv", 2, "2020-01-01T00:00:00Z")]
+    table = pd.DataFrame(rows, columns=["file", "threads", "measured"])
+    (row,) = latency.newest(table).itertuples()
+    assert (row.file, row.threads) == ("2026-11-26_epyc.csv", 2)
+    assert latency.newest(table[:0]).empty
+
+
 def test_relative_is_to_torchvision_else_to_timm_and_within_one_file():
     rows = [
         ("a", "v1", "mnv3lib", "eager", 2.0),

@@ -5,6 +5,7 @@ import os
 import zlib
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image, ImageCms
@@ -370,6 +371,12 @@ def test_score_counts_the_photographs_whose_class_is_known(network):
     (row,) = prediction.score(table, {"0": first, "2": second}).to_dict("records")
     assert (row["images"], row["right"], row["top1"], row["in_best"]) == (2, 1, 50, 2)
     assert prediction.score(table, {}).empty
+
+
+def test_no_predictions_are_a_heading_and_nothing_more():
+    nothing = pd.DataFrame(columns=["run", *prediction.COLUMNS])
+    assert prediction.as_text(nothing, "table") == "run image\n"
+    assert prediction.as_text(nothing, "csv").count("\n") == 1 and prediction.as_text(nothing, "json") == "[]\n"
 
 
 def test_every_test_image_opens_and_is_in_the_list_of_sources():

@@ -127,6 +127,12 @@ def test_failing_cell_leaves_the_old_pages(make, notebooks):
     assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
 
 
+def test_a_kernel_that_dies_is_named(tmp_path):
+    write_notebook(tmp_path / "01_first.ipynb", "import os", "os._exit(1)")
+    with pytest.raises(report.NotebookError, match=r"01_first\.ipynb: its kernel died"):
+        report.run_notebook(tmp_path / "01_first.ipynb", tmp_path / "out.ipynb", {})
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [

@@ -52,7 +52,7 @@ def add(commands) -> None:
     command.add_argument(
         "--out", type=Path, metavar="PATH", help="write a CSV too: to this file, or to a file in this folder"
     )
-    command.set_defaults(usage_error=command.error)
+    command.set_defaults(usage_error=command.error, default_of=command.get_default)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -90,7 +90,9 @@ def latencies(options: argparse.Namespace) -> pd.DataFrame:
 def training_speeds(options: argparse.Namespace) -> pd.DataFrame:
     from mnv3lib import training_speed  # nothing else needs it
 
-    if options.runs or options.peers or options.size != 32 or len(options.batch or []) > 1:
+    others = ("peers", "size", "device", "runtime", "lowered_strides", "models")
+    changed = any(getattr(options, name) != options.default_of(name) for name in others)
+    if changed or options.runs or len(options.batch or []) > 1:
         options.usage_error("--training takes --model, --width, one --batch, --threads, --seconds, --format and --out")
     pairs = training_speed.NETWORKS
     if options.model or options.width:

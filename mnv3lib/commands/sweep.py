@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import os
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from mnv3lib import checkpoint, data, store, training
 from mnv3lib.axes import AXES
 from mnv3lib.commands.options import add_command, add_recipe_fields, note, positive
 from mnv3lib.errors import InputError
+from mnv3lib.processes import cores
 from mnv3lib.recipe import Recipe
 
 
@@ -35,7 +35,7 @@ def add(commands) -> None:
     command.add_argument("--data", type=Path, help="the folder of CIFAR-100 (else MNV3_DATA, else ./data)")
     command.add_argument("--executed", type=Path, default=Path("build/sweep"), help="where the executed notebooks go")
     command.add_argument("--no-weights", action="store_true", help="keep records and histories alone")
-    command.add_argument("--workers", type=positive, default=os.cpu_count(), help="runs side by side on this machine")
+    command.add_argument("--workers", type=positive, default=cores(), help="runs side by side on this machine")
     command.add_argument("--threads", type=positive, default=1, help="threads of each run")
     command.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that runs already")
     command.add_argument("--scheduler-file", type=Path, help="that a Dask scheduler wrote")
