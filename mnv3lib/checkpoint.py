@@ -14,7 +14,7 @@ from torch import nn
 
 from mnv3lib.errors import InputError, one_line
 from mnv3lib.recipe import Recipe
-from mnv3lib.writing import replacing, sweep
+from mnv3lib.writing import delete_leftovers, replacing
 
 STATE, PROGRESS, LOCK = "checkpoint.pt", "epochs_done", "lock"
 
@@ -50,7 +50,7 @@ def alone(folder: Path):
         lock.acquire(timeout=0)
     except Timeout:
         raise InputError(f"{folder.name} is being trained by another process: wait for it or stop it") from None
-    sweep(folder, older=0)  # nobody else writes here
+    delete_leftovers(folder, older=0)  # nobody else writes here
     try:
         yield
     finally:

@@ -1,5 +1,7 @@
 """What a network costs: parameters and multiply-accumulates (MACs), layer by layer."""
 
+from contextlib import ExitStack
+
 import pandas as pd
 import torch
 from torch import nn
@@ -15,7 +17,7 @@ def layers(network: nn.Module, size: int = 32) -> pd.DataFrame:
     parameters, macs (for one image of `size` x `size` pixels). As in the papers, batch normalisation has no MACs (it
     folds into the convolution before it) and additions, activations and pooling are not counted.
     """
-    rows, hooks = [], []
+    rows = []
 
     def record(name):
         def hook(module, inputs, output):
@@ -42,15 +44,12 @@ def layers(network: nn.Module, size: int = 32) -> pd.DataFrame:
 
     training = network.training
     parameter = next(network.parameters())
-    try:
+    with ExitStack() as hooks:
+        hooks.callback(network.train, training)
         for name, module in network.named_modules():
             if isinstance(module, COUNTED):
-                hooks.append(module.register_forward_hook(record(name)))
+                hooks.enter_context(module.register_forward_hook(record(name)))
         network.eval()(torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype))
-    finally:
-        for hook in hooks:
-            hook.remove()
-        network.train(training)
     return pd.DataFrame(rows).astype({"kernel": "Int64", "stride": "Int64", "groups": "Int64"})
 
 

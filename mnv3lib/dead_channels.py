@@ -1,5 +1,7 @@
 """Channels that training has switched off: they say the same of every image."""
 
+from contextlib import ExitStack
+
 import pandas as pd
 import torch
 
@@ -31,12 +33,10 @@ def count(network: MobileNet, inputs: torch.Tensor) -> pd.DataFrame:
 
         return hook
 
-    handles = [module.register_forward_hook(follow(name)) for name, module in layers.items()]
-    try:
+    with ExitStack() as hooks:
+        for name, module in layers.items():
+            hooks.enter_context(module.register_forward_hook(follow(name)))
         network.eval()(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
     return pd.DataFrame(
         {
             "layer": name,

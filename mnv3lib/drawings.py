@@ -1,7 +1,7 @@
 """Block diagrams, tables of blocks and the longer figures of notebook 01, all read from real modules."""
 
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import matplotlib as mpl
@@ -53,16 +53,6 @@ class Step(NamedTuple):
     macs: int
 
 
-@contextmanager
-def _hooked(modules, hook):
-    handles = [module.register_forward_hook(hook) for module in modules]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 @torch.no_grad()
 def steps(block: nn.Module, input_shape: tuple[int, int, int]) -> list[Step]:
     """What a block does to a tensor of `input_shape` (channels, height, width), layer by layer, read from its modules.
@@ -83,7 +73,10 @@ def steps(block: nn.Module, input_shape: tuple[int, int, int]) -> list[Step]:
         shapes[module] = tuple(inputs[0].shape[1:]), tuple(output.shape[1:])
 
     training = block.training
-    with _hooked([m for m in block.modules() if isinstance(m, nn.Conv2d | SqueezeExcitation)], record):
+    with ExitStack() as hooks:
+        for module in block.modules():
+            if isinstance(module, nn.Conv2d | SqueezeExcitation):
+                hooks.enter_context(module.register_forward_hook(record))
         block.eval()(torch.zeros(1, *input_shape, device=next(block.parameters()).device))
     block.train(training)
 
@@ -300,7 +293,9 @@ def gates(network: MobileNet, images: torch.Tensor) -> dict[str, torch.Tensor]:
     def record(module, inputs, output):
         found[".".join(names[module].split(".")[:2])] = output.flatten(1).clone()
 
-    with _hooked(names, record):
+    with ExitStack() as hooks:
+        for module in names:
+            hooks.enter_context(module.register_forward_hook(record))
         network.eval()(images)
     return found
 

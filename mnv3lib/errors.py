@@ -1,4 +1,6 @@
-"""The one exception for everything that comes from outside and cannot be used."""
+"""The one exception for everything that comes from outside and cannot be used, and the checks that raise it."""
+
+import math
 
 
 class InputError(ValueError):
@@ -12,6 +14,19 @@ def choose(what: str, value, choices) -> None:
     """Raise InputError unless `value` is one of `choices`; the message lists them."""
     if value not in list(choices):
         raise InputError(f"unknown {what} {value!r}: choose from {', '.join(map(str, choices))}")
+
+
+def within(name: str, value, low: float, high: float, *, above: bool = False) -> None:
+    """Raise InputError unless `value` is a number with low <= value <= high (`above`: low < value)."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+    if not number or not low <= value <= high or (above and value == low):
+        raise InputError(f"{name} {value!r}: give a number {'above' if above else 'from'} {low:g}, at most {high:g}")
+
+
+def whole(name: str, value, low: int, high: int) -> None:
+    """Raise InputError unless `value` is an int with low <= value <= high."""
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise InputError(f"{name} {value!r}: give a whole number from {low} to {high}")
 
 
 def one_line(error: Exception | str, most: int = 200) -> str:

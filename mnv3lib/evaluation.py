@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import binomtest
 from tqdm import tqdm
 
 from mnv3lib import data, store, training
@@ -22,7 +23,6 @@ from mnv3lib.data import Split
 from mnv3lib.errors import InputError
 from mnv3lib.networks import MobileNet
 
-Z_95 = 1.959963984540054  # of the normal distribution's middle 95 %
 BINS = 15
 
 
@@ -33,12 +33,8 @@ def wilson(hits: int, trials: int) -> tuple[float, float]:
     """
     if trials == 0:
         return 0.0, 100.0
-    share = hits / trials
-    scale = 1 + Z_95**2 / trials
-    middle = (share + Z_95**2 / (2 * trials)) / scale
-    half = Z_95 * math.sqrt(share * (1 - share) / trials + Z_95**2 / (4 * trials**2)) / scale
-    # At the ends the bound is the share itself; rounding must not put it beyond.
-    return 100 * max(0.0, middle - half) if hits else 0.0, 100 * (middle + half) if hits < trials else 100.0
+    low, high = binomtest(hits, trials).proportion_ci(method="wilson")
+    return 100 * float(low), 100 * float(high)
 
 
 @dataclass(frozen=True)

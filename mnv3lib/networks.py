@@ -5,7 +5,6 @@ Papers: V1 arXiv 1704.04861, V2 arXiv 1801.04381, V3 arXiv 1905.02244.
 
 import dataclasses
 import inspect
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -22,7 +21,7 @@ from mnv3lib.blocks import (
     activation,
     make_divisible,
 )
-from mnv3lib.errors import InputError, choose
+from mnv3lib.errors import InputError, choose, whole, within
 
 
 class Row(NamedTuple):
@@ -241,19 +240,6 @@ class Architecture:
             choose(flag, getattr(self, flag), (False, True))
         if self.se_last and self.model != "v3_small":
             raise InputError(f"se_last: only v3_small has it in the paper's table, not {self.model}")
-
-
-def within(name: str, value, low: float, high: float, *, above: bool = False) -> None:
-    """Raise InputError unless `value` is a number with low <= value <= high (`above`: low < value)."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
-    if not number or not low <= value <= high or (above and value == low):
-        raise InputError(f"{name} {value!r}: give a number {'above' if above else 'from'} {low:g}, at most {high:g}")
-
-
-def whole(name: str, value, low: int, high: int) -> None:
-    """Raise InputError unless `value` is an int with low <= value <= high."""
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise InputError(f"{name} {value!r}: give a whole number from {low} to {high}")
 
 
 class MobileNet(nn.Module):

@@ -7,8 +7,8 @@ from pathlib import Path
 import papermill
 
 from mnv3lib import ablations, recipe, store
-from mnv3lib.errors import InputError, choose
-from mnv3lib.networks import MAX_WIDTH, MODELS, STRIDES, whole, within
+from mnv3lib.errors import InputError, choose, whole, within
+from mnv3lib.networks import MAX_WIDTH, MODELS, STRIDES
 
 
 def _each(rule: Callable) -> Callable:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from itertools import pairwise
 
@@ -68,24 +69,27 @@ def layer_times(
     within it), and in the last row the rest: additions, what Python needs between the layers, and the clock itself.
     """
     table = cost.layers(network, images.shape[-1]).set_index("layer")
-    kinds, started, times, handles = {}, {}, {}, []
+    kinds, started, times = {}, {}, {}
     for name, module in network.named_modules():
         kind = table["kind"].get(name) or _kind(module)
         if kind is None or any(name.startswith(f"{outer}.") for outer in kinds):
             continue
         kinds[name], times[name] = kind, []
-        handles += [
-            module.register_forward_pre_hook(lambda *_, name=name: started.__setitem__(name, clock())),
-            module.register_forward_hook(lambda *_, name=name: times[name].append(clock() - started[name])),
-        ]
+
+    def start(name):
+        return lambda *_: started.__setitem__(name, clock())
+
+    def stop(name):
+        return lambda *_: times[name].append(clock() - started[name])
+
     call = forward(network, images)
-    try:
-        with steady(threads):
-            warm_up = turn(call, seconds / ROUNDS, clock)
-            whole = turn(call, seconds, clock)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, steady(threads):
+        for name in kinds:
+            layer = network.get_submodule(name)
+            hooks.enter_context(layer.register_forward_pre_hook(start(name)))
+            hooks.enter_context(layer.register_forward_hook(stop(name)))
+        warm_up = turn(call, seconds / ROUNDS, clock)
+        whole = turn(call, seconds, clock)
     measured = 1000 * pd.DataFrame({name: taken[len(warm_up) :] for name, taken in times.items()})
     measured["rest"] = 1000 * pd.Series(whole) - measured.sum(axis=1)
 
@@ -124,14 +128,11 @@ def prices(table: pd.DataFrame) -> tuple[float, float, float]:
 def hard_swish_maps(network: nn.Module, size: int = 32) -> list[tuple[int, int, int]]:
     """[channels, height, width] of what goes into each hard swish of `network`, in order, for `size` px images."""
     shapes = []
-    handles = [
-        module.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape[1:])))
-        for module in network.modules()
-        if isinstance(module, HARD_SWISH)
-    ]
-    try:
+    with ExitStack() as hooks:
+        for module in network.modules():
+            if isinstance(module, HARD_SWISH):
+                hooks.enter_context(
+                    module.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape[1:])))
+                )
         forward(network, torch.zeros(1, 3, size, size))()
-    finally:
-        for handle in handles:
-            handle.remove()
     return shapes

@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass
 
 from mnv3lib.data import BEYOND, CLASSES, FLIPS, PADDINGS
-from mnv3lib.errors import InputError, choose
-from mnv3lib.networks import Architecture, whole, within
+from mnv3lib.errors import InputError, choose, whole, within
+from mnv3lib.networks import Architecture
 
 SCHEDULES = ("one_cycle", "cosine", "constant", "step")
 OPTIMIZERS = ("sgd", "muon", "rmsprop", "adamw")

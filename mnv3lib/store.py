@@ -20,8 +20,8 @@ import torch
 from safetensors import safe_open
 
 from mnv3lib.data import CLASSES
-from mnv3lib.errors import InputError, one_line
-from mnv3lib.networks import Architecture, MobileNet, whole, within
+from mnv3lib.errors import InputError, one_line, whole, within
+from mnv3lib.networks import Architecture, MobileNet
 from mnv3lib.provenance import ROOT
 from mnv3lib.recipe import DEFAULTS, Recipe
 from mnv3lib.writing import recover, replacing, replacing_folder

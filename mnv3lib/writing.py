@@ -27,7 +27,7 @@ def replacing(path: Path):
     Whatever happens, `path` is the old file or the new one, whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    sweep(path.parent, path.name)
+    delete_leftovers(path.parent, path.name)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -101,7 +101,7 @@ def recover(parent: Path) -> None:
             clear(parent / name)
 
 
-def sweep(folder: Path, name: str = "*", older: float = STALE) -> None:
+def delete_leftovers(folder: Path, name: str = "*", older: float = STALE) -> None:
     """Delete the temporary files that killed processes left of the file `name` more than `older` seconds ago."""
     for leftover in folder.glob(f".{name}.*.tmp"):
         with suppress(OSError):

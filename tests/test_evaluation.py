@@ -59,16 +59,6 @@ def test_wilson_interval_has_the_published_values(hits, trials, low, high):
     assert wilson(hits, trials) == pytest.approx((low, high), abs=0.006)
 
 
-@pytest.mark.parametrize("trials", [1, 7, 100, 10_000])
-def test_wilson_bounds_solve_the_score_equation(trials):
-    for hits in {0, 1, trials // 3, trials}:
-        low, high = (bound / 100 for bound in wilson(hits, trials))
-        assert 0 <= low <= hits / trials <= high <= 1
-        for bound in (low, high):
-            spread = evaluation.Z_95**2 * bound * (1 - bound) / trials
-            assert (hits / trials - bound) ** 2 == pytest.approx(spread, abs=1e-12)
-
-
 def test_wilson_of_nothing_knows_nothing():
     assert wilson(0, 0) == (0, 100)
 
