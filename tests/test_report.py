@@ -253,3 +253,13 @@ def test_committed_report_is_small_and_complete():
     assert not any(str(ROOT) in path.read_text() for path in (ROOT / "report").glob("*.html"))
     assert {page.file for page in report.pages()} | {"index.html"} == set(pages)
     assert sum(pages.values()) < 10_000_000
+
+
+def test_what_pages_read_of_the_ablations_is_among_their_inputs():
+    """Else a page would keep quoting an older spread between seeds, and `report --check` would not notice."""
+    pages = report.pages()
+    reading = [page for page in pages if "ablations.recorded(" in page.path.read_text()]
+    assert len(reading) > 1
+    for page in reading:
+        inputs = report.inputs(page, pages, {}, store.models_folder())
+        assert any(name.startswith("results/ablations/") for name in inputs), page.name
