@@ -122,12 +122,13 @@ def find(made: Recipe, records: Iterable[dict]) -> list[dict]:
     return [record for record in records if _same(made, record["recipe"])]
 
 
-def recorded(ours: Path | None = None, models: Path | None = None) -> list[dict]:
-    """The records of ablations in `ours` (default `folder()`), and of the trained models, which some compare with.
+def recorded(ours: Path, models: Path | None = None) -> list[dict]:
+    """The records of ablations in `ours`, and of the trained models in `models`, which some compare with.
 
+    `ours` has no default: a page names the folder as a parameter, so that `mnv3 report --check` sees what it reads.
     A recipe with one seed counts once: made again it would come out the same. Imported runs do not count.
     """
-    folders = [Path(ours or folder()), Path(models or store.models_folder())]
+    folders = [Path(ours), Path(models or store.models_folder())]
     records = [store.load_record(run, place) for place in folders for run in store.runs(place)]
     records = [record for record in records if "imported" not in record]
     return list({(_training(one), one["recipe"]["seed"]): one for one in reversed(records)}.values())[::-1]

@@ -274,7 +274,7 @@ def claims(table: pd.DataFrame, models: pd.DataFrame, spread: tuple[float, int])
 
 def recorded_claims(models: Path | None = None) -> pd.DataFrame:
     """`claims` of this project's recorded ablations and the trained models in `models` (default: this project's)."""
-    records = ablations.recorded(models=models)
+    records = ablations.recorded(ablations.folder(), models)
     return claims(ablations.results(records), results.recorded(models), ablations.seed_spread(records))
 
 
