@@ -146,9 +146,8 @@ AXES = {
     ),
 }
 
-# The runs that tell most for their time, in that order: `mnv3 sweep --ablation first`. One of the base takes 40 minutes
-# of one core. With its three seeds, the runs up to strides/1-lowered take six hours on two cores and serve nearly every
-# claim of the earlier report; all of them take eight, without the last (five hours of one core): it is a trained model.
+# The runs that tell most for their time, in that order: `mnv3 sweep --ablation first` (README says how long). Those up
+# to strides/1-lowered serve nearly every claim of the earlier report; the last is a trained model and not made again.
 FIRST = (
     *("optimizer/paper", "optimizer/original", "augmentation/none", "strides/0-lowered", "weight-decay/0"),
     *("dropout/0.2", "penultimate/quarter", "initialization/torch", "squeeze-excitation/none"),
