@@ -30,7 +30,7 @@ test: setup
 	$(BIN)/pytest
 
 faults: setup
-	$(BIN)/pytest --long tests/test_faults_*.py
+	$(BIN)/pytest --long tests/faults
 
 lint: setup
 	$(BIN)/ruff check .

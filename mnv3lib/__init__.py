@@ -1,9 +1,25 @@
 """MobileNet V1, V2 and V3 on CIFAR-100: the networks, the training loop and the report."""
 
-from mnv3lib.errors import InputError
-from mnv3lib.networks import Architecture, MobileNet, build
-from mnv3lib.prediction import predict
-from mnv3lib.recipe import Recipe
-from mnv3lib.store import load
+from importlib import import_module
 
-__all__ = ["Architecture", "InputError", "MobileNet", "Recipe", "build", "load", "predict"]
+# What is public, and where it is: imported when it is first asked for, so that `mnv3 --help` waits for no torch.
+_PLACES = {
+    "Architecture": "recipe",
+    "InputError": "errors",
+    "MobileNet": "networks",
+    "Recipe": "recipe",
+    "build": "networks",
+    "load": "store",
+    "predict": "inference",
+}
+__all__ = list(_PLACES)
+
+
+def __getattr__(name: str):
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

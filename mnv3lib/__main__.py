@@ -6,13 +6,9 @@ import os
 import signal
 import sys
 
-import torch
-
 from mnv3lib.commands import evaluate, export, importing, latency, predict, report, sweep, train
 from mnv3lib.commands.options import Parser
-from mnv3lib.errors import InputError, one_line
-from mnv3lib.export import ExportError
-from mnv3lib.training import DivergedError
+from mnv3lib.errors import DivergedError, ExportError, InputError, NotebookError, one_line
 
 COMMANDS = (train, sweep, evaluate, predict, export, latency, report, importing)
 
@@ -28,12 +24,10 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.reconfigure(line_buffering=True)  # so that a log shows at once how far a run is
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        if getattr(options, "threads", None):
-            torch.set_num_threads(options.threads)
         code = options.command(options) or 0
         sys.stdout.flush()
         return code
-    except (InputError, OSError, DivergedError, ExportError) as error:
+    except (InputError, OSError, DivergedError, ExportError, NotebookError) as error:
         if isinstance(error, BrokenPipeError) and _reader_has_left():
             return 141
         print(f"mnv3: error: {one_line(error, 2000)}", file=sys.stderr)

@@ -1,22 +1,27 @@
 """What a network costs: parameters and multiply-accumulates (MACs), layer by layer."""
 
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    import pandas
 
 COUNTED = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
 
 
 @torch.no_grad()
-def layers(network: nn.Module, size: int = 32) -> pd.DataFrame:
+def layers(network: nn.Module, size: int = 32) -> "pandas.DataFrame":
     """One row per convolution, linear layer and batch normalisation, in the order in which they run.
 
     Columns: layer (its name in the network), kind, input and output (shape without the batch), kernel, stride, groups,
     parameters, macs (for one image of `size` x `size` pixels). As in the papers, batch normalisation has no MACs (it
     folds into the convolution before it) and additions, activations and pooling are not counted.
     """
+    import pandas  # slow to import
+
     rows = []
 
     def record(name):
@@ -50,7 +55,7 @@ def layers(network: nn.Module, size: int = 32) -> pd.DataFrame:
             if isinstance(module, COUNTED):
                 hooks.enter_context(module.register_forward_hook(record(name)))
         network.eval()(torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype))
-    return pd.DataFrame(rows).astype({"kernel": "Int64", "stride": "Int64", "groups": "Int64"})
+    return pandas.DataFrame(rows).astype({"kernel": "Int64", "stride": "Int64", "groups": "Int64"})
 
 
 def _kind(module: nn.Module) -> str:

@@ -11,7 +11,7 @@ import tarfile
 import tempfile
 import urllib.request
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -221,6 +221,11 @@ def holdout(train: Split, fraction: float = 0.1) -> tuple[Split, Split]:
     return train.take(torch.cat(kept).sort().values), train.take(torch.cat(held).sort().values)
 
 
+def parts(dataset: Dataset, split: str) -> tuple[Split, Split]:
+    """What a recipe's `split` trains on and what it is measured on: full or holdout."""
+    return holdout(dataset.train) if split == "holdout" else (dataset.train, dataset.test)
+
+
 def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
     """uint8 [n, height, width, 3] to float32 [n, 3, height, width] (channels last in memory), normalised."""
     scale = torch.tensor([1 / (255 * deviation) for deviation in std])
@@ -228,11 +233,6 @@ def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, .
     # non_blocking: a GPU need not be done with the last batch
     scale, shift = scale.to(images.device, non_blocking=True), shift.to(images.device, non_blocking=True)
     return torch.addcmul(shift, images.float(), scale).permute(0, 3, 1, 2)
-
-
-PADDINGS = ("zero", "reflect")
-FLIPS = ("none", "random", "alternating")
-BEYOND = ("none", "trivialaugment", "erasing", "cutmix", "mixup")  # see mnv3lib.augmentation
 
 
 def crop_and_flip(
@@ -287,3 +287,43 @@ def epoch_batches(
 def steps(split: Split, batch_size: int) -> int:
     """Batches in an epoch: full ones only, unless there is none."""
     return max(1, len(split) // batch_size)
+
+
+class Beyond:
+    """Augmentation beyond crop and flip, as a recipe's `augmentation` names it: of pixels, or of inputs and labels.
+
+    trivialaugment (Müller and Hutter 2021) and erasing (Zhong et al. 2020; half of the images) take one image at a
+    time; cutmix (Yun et al. 2019) and mixup (Zhang et al. 2018) mix each image of a batch with its neighbour, all by
+    the same share. They are torchvision's, at its defaults, and draw from torch's global generator, which `training`
+    seeds anew in each epoch, so that an epoch can be run again.
+    """
+
+    def __init__(self, name: str, classes: int):
+        from torchvision.transforms import v2  # slow to import, and most recipes have none of these
+
+        self.of_pixels = v2.TrivialAugmentWide() if name == "trivialaugment" else None
+        self.of_inputs = v2.RandomErasing() if name == "erasing" else None
+        mixing = {"cutmix": v2.CutMix, "mixup": v2.MixUp}.get(name)
+        self.of_both = mixing and mixing(num_classes=classes)
+
+    def pixels(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 [n, height, width, 3] to the same, before they are normalised."""
+        return (
+            images if self.of_pixels is None else _each(self.of_pixels, images.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        )
+
+    def inputs(self, inputs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalised images [n, 3, height, width] and labels [n] to images and the targets of the loss.
+
+        The targets are the labels, or shares of the classes [n, classes] where images were mixed.
+        """
+        if self.of_inputs is not None:
+            inputs = _each(self.of_inputs, inputs)
+        if self.of_both is not None:
+            inputs, labels = self.of_both(inputs, labels)
+        return inputs.contiguous(memory_format=torch.channels_last), labels
+
+
+def _each(transform: Callable, images: torch.Tensor) -> torch.Tensor:
+    """A transform that would treat a batch all alike, image by image."""
+    return torch.stack([transform(image) for image in images])

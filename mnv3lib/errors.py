@@ -1,4 +1,4 @@
-"""The one exception for everything that comes from outside and cannot be used, and the checks that raise it."""
+"""What goes wrong: the exceptions that the command line tells in one line, and the checks that raise the first."""
 
 import math
 
@@ -8,6 +8,18 @@ class InputError(ValueError):
 
     The message is one line that names the culprit and the mend; the command line prints it as it is.
     """
+
+
+class DivergedError(RuntimeError):
+    """The loss, a weight or a guess is no longer a finite number. The checkpoint is the last good epoch's."""
+
+
+class ExportError(RuntimeError):
+    """An exported file does not give PyTorch's answers."""
+
+
+class NotebookError(RuntimeError):
+    """A cell of a notebook failed; the message names notebook, cell and error."""
 
 
 def choose(what: str, value, choices) -> None:

@@ -21,7 +21,8 @@ from mnv3lib.blocks import (
     activation,
     make_divisible,
 )
-from mnv3lib.errors import InputError, choose, whole, within
+from mnv3lib.errors import InputError
+from mnv3lib.recipe import Architecture
 
 
 class Row(NamedTuple):
@@ -177,69 +178,6 @@ PAPERS = {
         norm_momentum=0.01,
     ),
 }
-SHORT_NAMES = {"v1": "V1", "v2": "V2", "v3_small": "V3 Small", "v3_large": "V3 Large"}
-MODELS = tuple(SHORT_NAMES)
-STRIDES = 5  # every one of the four networks halves its input five times, the stem first
-MAX_WIDTH = 4.0
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Everything that defines a network. An impossible value raises InputError (a ValueError) that names it.
-
-    model: v1, v2, v3_small or v3_large.
-    width: the papers' width multiplier, 0 < width <= 4. The penultimate layer is not narrowed below 1, as in the V2 and
-        V3 papers and their code (torchvision narrows V3's).
-    num_classes: length of the logits.
-    lowered_strides: how many of the five stride-2 layers, stem included and from the input on, run at stride 1.
-        0 is the papers' network for 224 px; 3 keeps 8x8 maps for the last 5x5 layers at 32 px (7x7 in the paper).
-    nonlinearity: paper, relu or hard_swish (everywhere).
-    hard_swish: fused (torch's kernel) or composed (from primitives).
-    squeeze_excitation: paper, none or all (in every block).
-    se_last: squeeze-excitation on Small's last 1x1 convolution; table 2 of the V3 paper ticks it, the code has none.
-    penultimate: channels of the layer before the classifier, not scaled by width; None: the paper's, 0: no such layer.
-    dropout: probability of dropping, before the classifier; None: as in torchvision (0 for V1).
-    initialization: torch (its default), kaiming_normal (fan-out, as torchvision) or truncated_normal (standard
-        deviation 0.09, as the official code).
-    zero_init_residual: start each block that has a residual as the identity.
-    norm_momentum: batch norm's weight of the newest batch; None: as in torchvision (0.01 for V3, the paper's 0.99).
-    """
-
-    model: str
-    width: float = 1.0
-    num_classes: int = 100
-    lowered_strides: int = 3
-    nonlinearity: str = "paper"
-    hard_swish: str = "fused"
-    squeeze_excitation: str = "paper"
-    se_last: bool = False
-    penultimate: int | None = None
-    dropout: float | None = None
-    initialization: str = "kaiming_normal"
-    zero_init_residual: bool = False
-    norm_momentum: float | None = None
-
-    def __post_init__(self):
-        choose("model", self.model, MODELS)
-        choose("non-linearity", self.nonlinearity, ("paper", "relu", "hard_swish"))
-        choose("hard_swish", self.hard_swish, ("fused", "composed"))
-        choose("squeeze_excitation", self.squeeze_excitation, ("paper", "none", "all"))
-        choose("initialization", self.initialization, INITIALIZATIONS)
-        within("width", self.width, 0, MAX_WIDTH, above=True)
-        whole("num_classes", self.num_classes, 1, 100_000)
-        whole("lowered_strides", self.lowered_strides, 0, STRIDES)
-        if self.penultimate is not None:
-            whole("penultimate", self.penultimate, 0, 100_000)
-            if self.model == "v1" and self.penultimate:
-                raise InputError("penultimate: v1 has no such layer; leave it at None")
-        if self.dropout is not None:
-            within("dropout", self.dropout, 0, 0.99)
-        if self.norm_momentum is not None:
-            within("norm_momentum", self.norm_momentum, 0, 1, above=True)
-        for flag in ("se_last", "zero_init_residual"):
-            choose(flag, getattr(self, flag), (False, True))
-        if self.se_last and self.model != "v3_small":
-            raise InputError(f"se_last: only v3_small has it in the paper's table, not {self.model}")
 
 
 class MobileNet(nn.Module):
@@ -308,7 +246,7 @@ class MobileNet(nn.Module):
             channels = penultimate
         self.classifier = nn.Sequential(*head, nn.Dropout(dropout), nn.Linear(channels, architecture.num_classes))
 
-        INITIALIZATIONS[architecture.initialization](self)
+        INITIALIZE[architecture.initialization](self)
         if architecture.zero_init_residual:
             for module in self.modules():
                 if isinstance(module, InvertedResidual) and module.has_residual:
@@ -354,16 +292,11 @@ def _truncated_normal(network: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-INITIALIZATIONS = {
+INITIALIZE = {
     "torch": lambda network: None,
     "kaiming_normal": _kaiming_normal,
     "truncated_normal": _truncated_normal,
 }
-
-
-def short(model: str) -> str:
-    """A model's name for people: V3 Small."""
-    return SHORT_NAMES[model]
 
 
 def build(*args, **kwargs) -> MobileNet:

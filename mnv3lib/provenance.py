@@ -1,5 +1,6 @@
 """What made a result: versions, processor, threads, commit."""
 
+import os
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -7,9 +8,14 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def place(name: str, variable: str | None = None) -> Path:
+    """The folder that the environment `variable` names, else `name` in the checkout, else `name` here."""
+    if variable and (named := os.environ.get(variable)):
+        return Path(named)
+    return ROOT / name if (ROOT / name).is_dir() else Path(name)
 
 
 def now() -> str:
@@ -48,8 +54,10 @@ def processor() -> str:
     return name
 
 
-def environment(device: torch.device | str = "cpu") -> dict:
-    """Versions, processor, threads and device, as they go into records and stamps."""
+def environment(device="cpu") -> dict:
+    """Versions, processor, threads and (torch's) device, as they go into records and stamps."""
+    import torch  # the rest of this module is asked for by commands that need none
+
     device = torch.device(device)
     return {
         "python": platform.python_version(),
@@ -60,43 +68,3 @@ def environment(device: torch.device | str = "cpu") -> dict:
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     }
-
-
-def trained_on(record: dict, names: bool = False) -> str:
-    """What a run was trained on, as "GPU, CPU from epoch 20"; with `names`, which, with how many threads, what for."""
-    places = _places(record, names)
-    epochs = record["recipe"]["epochs"]
-    told = [f"{place} from epoch {after + 1}" if after else place for after, place in places if after < epochs]
-    if names:
-        told += [f"measured on {place}" for after, place in places if after >= epochs]
-    return ("; " if names else ", ").join(told)
-
-
-def devices(record: dict) -> str:
-    """As `trained_on`, without the epochs: "CPU", "GPU" or "GPU, then CPU"."""
-    return ", then ".join(place for after, place in _places(record) if after < record["recipe"]["epochs"])
-
-
-def _places(record: dict, names: bool = False) -> list[tuple[int, str]]:
-    """Where a run was begun and where it went on, each with the number of epochs that were done by then.
-
-    An imported run came here trained.
-    """
-    if "imported" in record:
-        return [(0, "an unknown machine"), (record["recipe"]["epochs"], _told(record["environment"], names))]
-    places = [(0, _told(record["environment"], names))]
-    for entry in record.get("resumed", []):
-        place = _told(entry.get("environment", record["environment"]), names)
-        if place != places[-1][1]:
-            places.append((entry["after_epoch"], place))
-    return places
-
-
-def _told(environment: dict, names: bool) -> str:
-    device, threads = environment.get("device", "cpu"), environment.get("threads")
-    if not names:
-        return "CPU" if device == "cpu" else "GPU"
-    if device != "cpu":
-        return str(device)
-    name = environment.get("processor") or "CPU"
-    return f"{name}, {threads} thread{'s' if threads != 1 else ''}" if threads else name

@@ -1,4 +1,4 @@
-"""A recipe: everything that defines a training run, and the named ones."""
+"""What defines a network and a training run: the fields of both, checked, and the named recipes. Needs no torch."""
 
 import dataclasses
 import hashlib
@@ -7,12 +7,78 @@ import math
 import re
 from dataclasses import dataclass
 
-from mnv3lib.data import BEYOND, CLASSES, FLIPS, PADDINGS
 from mnv3lib.errors import InputError, choose, whole, within
-from mnv3lib.networks import Architecture
 
+SHORT_NAMES = {"v1": "V1", "v2": "V2", "v3_small": "V3 Small", "v3_large": "V3 Large"}
+MODELS = tuple(SHORT_NAMES)
+STRIDES = 5  # every one of the four networks halves its input five times, the stem first
+MAX_WIDTH = 4.0
+INITIALIZATIONS = ("torch", "kaiming_normal", "truncated_normal")
+DATASETS = {"cifar100": 100, "digits": 10}  # and how many classes each has
+PADDINGS = ("zero", "reflect")
+FLIPS = ("none", "random", "alternating")
+BEYOND = ("none", "trivialaugment", "erasing", "cutmix", "mixup")  # see data.Beyond
 SCHEDULES = ("one_cycle", "cosine", "constant", "step")
 OPTIMIZERS = ("sgd", "muon", "rmsprop", "adamw")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything that defines a network. An impossible value raises InputError (a ValueError) that names it.
+
+    model: v1, v2, v3_small or v3_large.
+    width: the papers' width multiplier, 0 < width <= 4. The penultimate layer is not narrowed below 1, as in the V2 and
+        V3 papers and their code (torchvision narrows V3's).
+    num_classes: length of the logits.
+    lowered_strides: how many of the five stride-2 layers, stem included and from the input on, run at stride 1.
+        0 is the papers' network for 224 px; 3 keeps 8x8 maps for the last 5x5 layers at 32 px (7x7 in the paper).
+    nonlinearity: paper, relu or hard_swish (everywhere).
+    hard_swish: fused (torch's kernel) or composed (from primitives).
+    squeeze_excitation: paper, none or all (in every block).
+    se_last: squeeze-excitation on Small's last 1x1 convolution; table 2 of the V3 paper ticks it, the code has none.
+    penultimate: channels of the layer before the classifier, not scaled by width; None: the paper's, 0: no such layer.
+    dropout: probability of dropping, before the classifier; None: as in torchvision (0 for V1).
+    initialization: torch (its default), kaiming_normal (fan-out, as torchvision) or truncated_normal (standard
+        deviation 0.09, as the official code).
+    zero_init_residual: start each block that has a residual as the identity.
+    norm_momentum: batch norm's weight of the newest batch; None: as in torchvision (0.01 for V3, the paper's 0.99).
+    """
+
+    model: str
+    width: float = 1.0
+    num_classes: int = 100
+    lowered_strides: int = 3
+    nonlinearity: str = "paper"
+    hard_swish: str = "fused"
+    squeeze_excitation: str = "paper"
+    se_last: bool = False
+    penultimate: int | None = None
+    dropout: float | None = None
+    initialization: str = "kaiming_normal"
+    zero_init_residual: bool = False
+    norm_momentum: float | None = None
+
+    def __post_init__(self):
+        choose("model", self.model, MODELS)
+        choose("non-linearity", self.nonlinearity, ("paper", "relu", "hard_swish"))
+        choose("hard_swish", self.hard_swish, ("fused", "composed"))
+        choose("squeeze_excitation", self.squeeze_excitation, ("paper", "none", "all"))
+        choose("initialization", self.initialization, INITIALIZATIONS)
+        within("width", self.width, 0, MAX_WIDTH, above=True)
+        whole("num_classes", self.num_classes, 1, 100_000)
+        whole("lowered_strides", self.lowered_strides, 0, STRIDES)
+        if self.penultimate is not None:
+            whole("penultimate", self.penultimate, 0, 100_000)
+            if self.model == "v1" and self.penultimate:
+                raise InputError("penultimate: v1 has no such layer; leave it at None")
+        if self.dropout is not None:
+            within("dropout", self.dropout, 0, 0.99)
+        if self.norm_momentum is not None:
+            within("norm_momentum", self.norm_momentum, 0, 1, above=True)
+        for flag in ("se_last", "zero_init_residual"):
+            choose(flag, getattr(self, flag), (False, True))
+        if self.se_last and self.model != "v3_small":
+            raise InputError(f"se_last: only v3_small has it in the paper's table, not {self.model}")
 
 
 @dataclass(frozen=True)
@@ -82,7 +148,7 @@ class Recipe(Architecture):
         choose("recipe", self.recipe, RECIPES)
         if not isinstance(self.variant, str) or not re.fullmatch(r"[A-Za-z0-9.+-]{0,60}", self.variant):
             raise InputError(f"variant {self.variant!r}: use letters, digits and . + - alone, 60 at most")
-        choose("data set", self.dataset, CLASSES)
+        choose("data set", self.dataset, DATASETS)
         choose("split", self.split, ("full", "holdout"))
         choose("optimizer", self.optimizer, OPTIMIZERS)
         choose("schedule", self.schedule, SCHEDULES)
@@ -109,8 +175,8 @@ class Recipe(Architecture):
         object.__setattr__(self, "image_sizes", tuple(self.image_sizes))  # JSON and YAML have lists
         for size in self.image_sizes:
             whole("image_sizes", size, 8, 512)
-        if self.num_classes != len(CLASSES[self.dataset]):
-            raise InputError(f"num_classes {self.num_classes}: {self.dataset} has {len(CLASSES[self.dataset])} classes")
+        if self.num_classes != DATASETS[self.dataset]:
+            raise InputError(f"num_classes {self.num_classes}: {self.dataset} has {DATASETS[self.dataset]} classes")
         for field in dataclasses.fields(self):  # a width of 1 is one of 1.0, in names and digests too
             if field.type in (float, float | None) and isinstance(getattr(self, field.name), int):
                 object.__setattr__(self, field.name, float(getattr(self, field.name)))
@@ -217,8 +283,13 @@ def make(recipe: str = "modern", **changes) -> Recipe:
     for name in changes:
         choose("field of a recipe", name, names)
     dataset = changes.get("dataset", DEFAULTS["dataset"])
-    choose("data set", dataset, CLASSES)
-    made = Recipe(**{"num_classes": len(CLASSES[dataset])} | RECIPES[recipe] | changes, recipe=recipe)
+    choose("data set", dataset, DATASETS)
+    made = Recipe(**{"num_classes": DATASETS[dataset]} | RECIPES[recipe] | changes, recipe=recipe)
     if recipe == "modern" and made.width >= WIDE and "weight_decay" not in changes:
         made = dataclasses.replace(made, weight_decay=WIDE_DECAY)
     return made
+
+
+def short(model: str) -> str:
+    """A model's name for people: V3 Small."""
+    return SHORT_NAMES[model]

@@ -4,6 +4,7 @@ A run's folder holds weights.safetensors (the header tells how to rebuild the ne
 what came out), history.csv (a row an epoch) and predictions.npz (labels and the five best classes on the test set).
 """
 
+import csv
 import dataclasses
 import json
 import math
@@ -12,19 +13,22 @@ import re
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import safetensors.torch
 import torch
 from safetensors import safe_open
 
 from mnv3lib.data import CLASSES
 from mnv3lib.errors import InputError, one_line, whole, within
-from mnv3lib.networks import Architecture, MobileNet
-from mnv3lib.provenance import ROOT
-from mnv3lib.recipe import DEFAULTS, Recipe
-from mnv3lib.writing import recover, replacing, replacing_folder
+from mnv3lib.networks import MobileNet
+from mnv3lib.provenance import place
+from mnv3lib.recipe import DEFAULTS, Architecture, Recipe
+from mnv3lib.writing import OLD, recover, replacing, replacing_folder, standing
+
+if TYPE_CHECKING:
+    import pandas
 
 WEIGHTS, RECORD, HISTORY, PREDICTIONS = "weights.safetensors", "record.json", "history.csv", "predictions.npz"
 HISTORY_COLUMNS = ["epoch", "learning_rate", "train_loss", "train_top1", "test_top1", "seconds"]
@@ -34,10 +38,7 @@ MOST_BYTES = 64 * 2**20  # of a record, a history, or predictions unpacked; they
 
 def models_folder() -> Path:
     """MNV3_MODELS if it is set, else trained_models of the checkout, else trained_models here."""
-    if named := os.environ.get("MNV3_MODELS"):
-        return Path(named)
-    checkout = ROOT / "trained_models"
-    return checkout if checkout.is_dir() else Path("trained_models")
+    return place("trained_models", "MNV3_MODELS")
 
 
 def run_folder(run: str, folder: Path | None = None) -> Path:
@@ -48,16 +49,21 @@ def run_folder(run: str, folder: Path | None = None) -> Path:
 
 
 def runs(folder: Path | None = None) -> list[str]:
-    """The names of the runs in `folder` that have a record, in order."""
+    """The names of the runs in `folder` that have a record, in order. Nothing is changed there."""
     folder = Path(folder or models_folder())
-    recover(folder)
-    return sorted(path.parent.name for path in folder.glob(f"[!.]*/{RECORD}"))
+    found = [*folder.glob(f"[!.]*/{RECORD}"), *folder.glob(f"{OLD}*/{RECORD}")]
+    return sorted({path.parent.name.removeprefix(OLD) for path in found})
+
+
+def has(run: str, file: str, folder: Path | None = None) -> bool:
+    """Whether a run kept `file`, one of WEIGHTS, RECORD, HISTORY and PREDICTIONS."""
+    return (standing(run_folder(run, folder)) / file).is_file()
 
 
 def save(
     folder: Path,
     record: dict,
-    history: pd.DataFrame,
+    history: list[dict],
     network: MobileNet | None,
     predictions: dict[str, np.ndarray] | None,
 ) -> Path:
@@ -72,11 +78,19 @@ def save(
             save_weights(network, temporary / WEIGHTS)
         if predictions is not None:
             np.savez_compressed(temporary / PREDICTIONS, **predictions)
-        history.to_csv(temporary / HISTORY, index=False, lineterminator="\n")
+        write_history(history, temporary / HISTORY)
         (temporary / RECORD).write_text(json.dumps(record, indent=2) + "\n")
         temporary.chmod(0o755)
     recover(target.parent)
     return target
+
+
+def write_history(rows: list[dict], path: Path) -> None:
+    """Write the rows of a history, one an epoch, as CSV."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*HISTORY_COLUMNS, "images_per_second"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def save_weights(network: MobileNet, path: Path) -> None:
@@ -197,11 +211,13 @@ def load_record(run: str, folder: Path | None = None) -> dict:
     return record
 
 
-def load_history(run: str, folder: Path | None = None) -> pd.DataFrame:
+def load_history(run: str, folder: Path | None = None) -> "pandas.DataFrame":
     """A row an epoch: epoch, learning_rate, train_loss, train_top1, test_top1 (percent), seconds."""
+    import pandas  # slow to import
+
     path = _existing(run, folder, HISTORY)
     with _reading(path, "history of a run"):
-        table = pd.read_csv(path)
+        table = pandas.read_csv(path)
         kinds = {table[name].dtype.kind for name in HISTORY_COLUMNS}
         if table.empty or not kinds <= set("iuf") or not np.isfinite(table[HISTORY_COLUMNS].to_numpy()).all():
             raise InputError(f"it should have a row an epoch and finite numbers in {', '.join(HISTORY_COLUMNS)}")
@@ -244,9 +260,9 @@ def _reading(path: str | os.PathLike, what: str, most: float = MOST_BYTES):
 
 
 def _existing(run: str, folder: Path | None, file: str) -> Path:
-    path = run_folder(run, folder) / file
+    target = run_folder(run, folder)
+    path = standing(target) / file
     if not path.is_file():
-        known = runs(folder)  # which puts back what a killed process left
-        if not path.is_file():
-            raise InputError(f"there is no {path}; runs in {path.parents[1]}: {', '.join(known) or 'none'}")
+        known = ", ".join(runs(folder)) or "none"
+        raise InputError(f"there is no {target / file}; runs in {target.parent}: {known}")
     return path

@@ -1,8 +1,7 @@
 """Fit a recipe: step, evaluate, checkpoint, resume, and write the run to the folder of trained models."""
 
-import ctypes
 import math
-import platform
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -10,57 +9,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from mnv3lib import checkpoint, cost, data, dead_channels, optimizers, provenance, store
-from mnv3lib.augmentation import Beyond
-from mnv3lib.data import Dataset, Split
-from mnv3lib.errors import InputError
+from mnv3lib import checkpoint, cost, data, optimizers, provenance, store
+from mnv3lib.data import Beyond, Dataset, Split
+from mnv3lib.errors import DivergedError, InputError
+from mnv3lib.inference import accuracy, best_five, default_device, keep_memory, resize
 from mnv3lib.networks import MobileNet
 from mnv3lib.recipe import Recipe
-
-
-class DivergedError(RuntimeError):
-    """The loss, a weight or a guess is no longer a finite number. The checkpoint is the last good epoch's."""
 
 
 @dataclass
 class Fit:
     """What came out of a run: the network, a row an epoch, the predictions on the measured set.
 
-    `dead` tells how many channels say nothing behind each kind of activation, on 500 training images (see
-    dead_channels.count). `origin` tells when, where and from which commit it started, and in `resumed` the same of each
-    time it went on.
+    `origin` tells when, where and from which commit it started, and in `resumed` the same of each time it went on.
     """
 
+    recipe: Recipe
     network: MobileNet
-    history: pd.DataFrame
+    history: list[dict]
     predictions: dict[str, np.ndarray]
-    dead: dict[str, int]
     origin: dict
-
-
-def default_device() -> torch.device:
-    """CUDA where there is a GPU, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def keep_memory() -> None:
-    """Tell glibc's allocator to keep what is freed.
-
-    By default it gives the activations back to the system after every step, and the page faults of asking for them
-    again cost a third of the training time on CPUs.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4
-        libc.mallopt(m_mmap_max, 0)
-        libc.mallopt(m_trim_threshold, 2**31 - 1)
-        libc.mallopt(m_top_pad, 256 * 2**20)
 
 
 def train(
@@ -72,27 +45,23 @@ def train(
     device: torch.device | None = None,
     weights: bool = True,
     overwrite: bool = False,
+    more: Callable[[Fit, Dataset], dict] = lambda fit, dataset: {},
     log: Callable[[str], None] = print,
 ) -> dict:
     """Make the run that `recipe` defines, or go on with it, and return its record.
 
     A run that has its record in the folder `models` already is not made again, unless `overwrite`; see `made_already`
-    for what is refused. The checkpoint of a run in progress lies in `checkpoints`, and goes
-    when the run is written. Without `weights` only record and history are kept.
+    for what is refused. The checkpoint of a run in progress lies in `checkpoints`, and goes when the run is written.
+    Without `weights` only record and history are kept. What `more` returns goes into the record too.
     """
     models = models or store.models_folder()
     folder = checkpoint.folder_of(recipe, checkpoints)
     with checkpoint.alone(folder):
         record = None if overwrite else made_already(recipe, models, weights)
         if record is None:
-            fit = fit_recipe(
-                recipe,
-                dataset or data.load(recipe.dataset),
-                state=folder / checkpoint.STATE,
-                device=device,
-                log=log,
-            )
-            record = describe(recipe, fit)
+            dataset = dataset or data.load(recipe.dataset)
+            fit = fit_recipe(recipe, dataset, state=folder / checkpoint.STATE, device=device, log=log)
+            record = describe(fit) | more(fit, dataset)
             store.save(models, record, fit.history, *((fit.network, fit.predictions) if weights else (None, None)))
         else:
             log(f"{recipe.run} is in {models} already")
@@ -112,13 +81,14 @@ def made_already(recipe: Recipe, models: Path, weights: bool = True) -> dict | N
     differing = recipe.differences(record["recipe"])
     if differing:
         raise InputError(f"{target} has another recipe ({', '.join(differing)} differ): overwrite it or move it away")
-    if weights and not (target / store.WEIGHTS).is_file():
+    if weights and not store.has(recipe.run, store.WEIGHTS, models):
         raise InputError(f"{target} was kept without weights: overwrite it, move it away or ask for no weights")
     return record
 
 
-def describe(recipe: Recipe, fit: Fit) -> dict:
+def describe(fit: Fit) -> dict:
     """The record of a run, ready for JSON. Accuracies are in percent."""
+    recipe = fit.recipe
     parameters, macs = cost.totals(fit.network, recipe.image_sizes[-1])
     return {
         "run": recipe.run,
@@ -126,20 +96,9 @@ def describe(recipe: Recipe, fit: Fit) -> dict:
         "parameters": parameters,
         "macs": macs,
         "result": accuracy(fit.predictions),
-        "dead_channels": fit.dead,
         **fit.origin,
-        "seconds": round(float(fit.history["seconds"].sum()), 1),
-        "images_per_second": round(float(fit.history["images_per_second"].median()), 1),
-    }
-
-
-def accuracy(predictions: dict[str, np.ndarray]) -> dict:
-    """`top1` and `top5` of what `best_five` returned, in percent, and how many `images` that were."""
-    hits = predictions["classes"] == predictions["labels"][:, None]
-    return {
-        "top1": round(100 * float(hits[:, 0].mean()), 4),
-        "top5": round(100 * float(hits.any(1).mean()), 4),
-        "images": len(hits),
+        "seconds": round(math.fsum(row["seconds"] for row in fit.history), 1),
+        "images_per_second": round(statistics.median(row["images_per_second"] for row in fit.history), 1),
     }
 
 
@@ -162,10 +121,7 @@ def fit_recipe(
     device = device or default_device()
     keep_memory()
     torch.backends.cudnn.allow_tf32 = False  # what is measured on a GPU should be what a CPU measures
-    train_split, test_split = (
-        data.holdout(dataset.train) if recipe.split == "holdout" else (dataset.train, dataset.test)
-    )
-    train_split, test_split = train_split.to(device), test_split.to(device)
+    train_split, test_split = (part.to(device) for part in data.parts(dataset, recipe.split))
 
     torch.manual_seed(recipe.seed)
     network = MobileNet(recipe.architecture)
@@ -197,10 +153,7 @@ def fit_recipe(
         )
     if predictions is None:
         predictions = best_five(network, test_split, recipe.image_sizes[-1])
-    some = resize(data.normalise(train_split.images[:500], network.mean, network.std), recipe.image_sizes[-1])
-    dead = dead_channels.count(network, some).groupby("nonlinearity")["dead"].sum().to_dict()
-    columns = ["epoch", "learning_rate", "train_loss", "train_top1", "test_top1", "seconds", "images_per_second"]
-    return Fit(network.eval(), pd.DataFrame(history, columns=columns), predictions, dead, origin)
+    return Fit(recipe, network.eval(), history, predictions, origin)
 
 
 def _autocast(device: torch.device) -> torch.autocast:
@@ -326,28 +279,3 @@ def _check_finite(recipe: Recipe, network: nn.Module, predictions: dict[str, np.
         raise DivergedError(
             f"{recipe.run}: {what} no longer of finite numbers after epoch {epoch + 1}: lower learning_rate"
         )
-
-
-def resize(inputs: torch.Tensor, size: int) -> torch.Tensor:
-    """Float images [n, 3, height, width] resampled (bilinear, antialiased) to `size` pixels a side if they differ."""
-    if inputs.shape[-1] == size:
-        return inputs
-    return F.interpolate(inputs, (size, size), mode="bilinear", antialias=True)
-
-
-@torch.inference_mode()
-def best_five(network: MobileNet, split: Split, size: int = 32, batch_size: int = 500) -> dict[str, np.ndarray]:
-    """`labels` [n], the five best `classes` [n, 5], best first, and their `probabilities` [n, 5] for every image."""
-    network.eval()
-    classes, probabilities = [], []
-    for start in range(0, len(split), batch_size):
-        pixels = split.images[start : start + batch_size]
-        logits = network(resize(data.normalise(pixels, network.mean, network.std), size))
-        best = logits.softmax(1).topk(min(5, logits.shape[1]))
-        classes.append(best.indices.cpu())
-        probabilities.append(best.values.cpu())
-    return {
-        "labels": split.labels.cpu().numpy().astype(np.uint8),
-        "classes": torch.cat(classes).numpy().astype(np.uint8),
-        "probabilities": torch.cat(probabilities).numpy().astype(np.float32),
-    }

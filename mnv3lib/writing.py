@@ -1,9 +1,9 @@
 """Writing that leaves the old or the new, whole, however the process ends.
 
 A file is written beside its place and moved there. So is a folder, but no portable call puts one folder in another's
-place: for a moment the old one is only at .mnv3-old-NAME, and whoever looks into the parent folder next puts it back if
-the process was killed just then. .mnv3-old-NAME and .mnv3-new-NAME, which is not yet whole, are touched only by the
-process that holds .mnv3-lock-NAME.
+place: for a moment the old one is only at .mnv3-old-NAME. If the process was killed just then, `standing` finds it
+there, and whoever writes into the parent folder next puts it back. .mnv3-old-NAME and .mnv3-new-NAME, which is not yet
+whole, are touched only by the process that holds .mnv3-lock-NAME.
 """
 
 import os
@@ -87,6 +87,12 @@ def only_writer(target: Path, timeout: float = 60):
         with suppress(OSError):  # some systems keep a file that is open
             path.unlink()
         lock.release()
+
+
+def standing(target: Path) -> Path:
+    """Where the folder `target` is to be read: at .mnv3-old-NAME if a process was killed while it replaced it."""
+    old = target.with_name(OLD + target.name)
+    return old if old.exists() and not target.exists() else target
 
 
 def recover(parent: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torchvision.transforms import functional as TF
 
-from mnv3lib import InputError, data
+from mnv3lib import InputError, data, recipe
 
 COUNTS = {"train.bin": 6, "test.bin": 4}
 
@@ -377,7 +377,7 @@ def test_normalise():
     assert result.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("padding", data.PADDINGS)
+@pytest.mark.parametrize("padding", recipe.PADDINGS)
 @pytest.mark.parametrize("pad", [1, 4, 16])
 def test_crop_and_flip_are_torchvisions(padding, pad):
     generator = torch.Generator().manual_seed(pad)

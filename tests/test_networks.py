@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
-from mnv3lib import Architecture, InputError, build, cost, published
+from mnv3lib import Architecture, InputError, build, cost
 from mnv3lib.blocks import (
     ComposedHardswish,
     ConvNormActivation,
@@ -19,7 +19,8 @@ from mnv3lib.blocks import (
     activation,
     make_divisible,
 )
-from mnv3lib.networks import MODELS
+from mnv3lib.recipe import MODELS
+from mnv3lib.study import published
 
 TORCHVISION = {
     "v2": torchvision.models.mobilenet_v2,

@@ -49,7 +49,7 @@ def make_parts(seed=0):
         "seconds": 1.5,
         "images_per_second": 10.0,
     }
-    return record, history, make_network(seed), predictions
+    return record, history.to_dict("records"), make_network(seed), predictions
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_header_tells_all_that_is_needed(weights):
 def test_record_history_and_predictions_come_back(folder):
     record, history, _, predictions = make_parts()
     assert store.load_record(RUN, folder) == record | {"recipe": Recipe(dataset="digits", num_classes=10).as_dict()}
-    pd.testing.assert_frame_equal(store.load_history(RUN, folder), history)
+    pd.testing.assert_frame_equal(store.load_history(RUN, folder)[store.HISTORY_COLUMNS], pd.DataFrame(history))
     loaded = store.load_predictions(RUN, folder)
     assert loaded.keys() == predictions.keys()
     for name, expected in predictions.items():
@@ -149,7 +149,7 @@ def test_a_run_replaces_the_older_one_whole(folder):
     assert [path.name for path in folder.iterdir()] == [RUN]
 
 
-@pytest.mark.parametrize("failing", ["save_weights", "savez", "to_csv", "rename", "rename the second time"])
+@pytest.mark.parametrize("failing", ["save_weights", "savez", "write_history", "rename", "rename the second time"])
 def test_a_save_that_fails_leaves_the_old_run(folder, monkeypatch, failing):
     before = snapshot(folder)
     calls = []
@@ -166,8 +166,8 @@ def test_a_save_that_fails_leaves_the_old_run(folder, monkeypatch, failing):
         monkeypatch.setattr(store.safetensors.torch, "save", fail)
     elif failing == "savez":
         monkeypatch.setattr(np, "savez_compressed", fail)
-    elif failing == "to_csv":
-        monkeypatch.setattr(pd.DataFrame, "to_csv", fail)
+    elif failing == "write_history":
+        monkeypatch.setattr(store, "write_history", fail)
     else:
         monkeypatch.setattr(Path, "rename", fail if failing == "rename" else fail_later)
     with pytest.raises(OSError, match="no space left"):
@@ -355,7 +355,7 @@ def test_names_that_are_no_runs(folder, run):
         with pytest.raises(InputError, match="no name of a run"):
             read(run, folder / "models")
     with pytest.raises(InputError, match="no name of a run"):
-        store.save(folder, {"run": run}, pd.DataFrame(), None, None)
+        store.save(folder, {"run": run}, [], None, None)
 
 
 def test_unknown_run_lists_what_there_is(folder):

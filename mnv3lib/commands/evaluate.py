@@ -2,8 +2,7 @@
 
 import argparse
 
-from mnv3lib import evaluation, evaluation_text
-from mnv3lib.commands.options import add_command, add_common, note
+from mnv3lib.commands.options import add_command, add_common, note, use_threads
 
 
 def add(commands) -> None:
@@ -26,6 +25,9 @@ def add(commands) -> None:
 def run(options: argparse.Namespace) -> None:
     if options.details and options.format == "csv":
         options.usage_error("--details has several tables and CSV holds one: use --format json")
+    from mnv3lib.study import evaluation, evaluation_text
+
+    use_threads(options)
     evaluations = evaluation.evaluate(
         options.runs, models=options.models, data_folder=options.data, recorded=options.recorded, log=note
     )

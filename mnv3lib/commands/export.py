@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mnv3lib import export, store
-from mnv3lib.commands.options import add_command
+from mnv3lib.commands.options import add_command, add_data, add_models
 
 
 def add(commands) -> None:
@@ -18,11 +17,13 @@ def add(commands) -> None:
     command.add_argument("run", metavar="RUN", help="a trained model")
     command.add_argument("--format", default="onnx", choices=["onnx", "onnx-int8"], help="of the file")
     command.add_argument("--out", type=Path, metavar="FILE", help="(else RUN.onnx or RUN_int8.onnx here)")
-    command.add_argument("--models", type=Path, default=store.models_folder(), help="the folder of trained models")
-    command.add_argument("--data", type=Path, help="the folder of CIFAR-100 (else MNV3_DATA, else ./data)")
+    add_models(command)
+    add_data(command)
 
 
 def run(options: argparse.Namespace) -> None:
+    from mnv3lib.deploy import export
+
     int8 = options.format == "onnx-int8"
     path = options.out or Path(f"{options.run}{'_int8' if int8 else ''}.onnx")
     facts = export.export(options.run, path, int8=int8, models=options.models, data_folder=options.data)

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from mnv3lib import data, importing, networks
-from mnv3lib.commands.options import add_command, model
-from mnv3lib.networks import Architecture
+from mnv3lib import recipe
+from mnv3lib.commands.options import add_command, add_data, model
+from mnv3lib.recipe import Architecture
 
 
 def add(commands) -> None:
@@ -19,9 +19,9 @@ def add(commands) -> None:
     command.add_argument("file", type=Path, metavar="FILE", help="a state dict that torch.save wrote")
     command.add_argument("--run", required=True, metavar="NAME", help="what to call it")
     command.add_argument("--models", type=Path, default=Path("build/imported"), help="the folder that it goes to")
-    command.add_argument("--data", type=Path, help="the folder of CIFAR-100 (else MNV3_DATA, else ./data)")
-    command.add_argument("--dataset", default="cifar100", choices=data.CLASSES, help="that it was trained on")
-    command.add_argument("--model", type=model, required=True, help=f"one of {', '.join(networks.MODELS)}")
+    add_data(command)
+    command.add_argument("--dataset", default="cifar100", choices=recipe.DATASETS, help="that it was trained on")
+    command.add_argument("--model", type=model, required=True, help=f"one of {', '.join(recipe.MODELS)}")
     command.add_argument("--width", type=float, default=1.0, help="its width multiplier")
     command.add_argument("--lowered-strides", type=int, default=3, help="stride-2 layers that run at stride 1 in it")
     command.add_argument("--penultimate", type=int, help="channels before its classifier (else the paper's)")
@@ -34,11 +34,14 @@ def run(options: argparse.Namespace) -> None:
     architecture = Architecture(
         options.model,
         options.width,
-        num_classes=len(data.CLASSES[options.dataset]),
+        num_classes=recipe.DATASETS[options.dataset],
         lowered_strides=options.lowered_strides,
         penultimate=options.penultimate,
         se_last=options.se_last,
     )
+    from mnv3lib import data
+    from mnv3lib.study import importing
+
     record = importing.import_pth(
         options.file,
         options.run,

@@ -3,10 +3,9 @@
 import argparse
 from pathlib import Path
 
-import pandas as pd
-
-from mnv3lib import latency, latency_text, networks, runtimes, store, writing
-from mnv3lib.commands.options import add_command, model, note, positive
+from mnv3lib import recipe
+from mnv3lib.commands.options import add_command, add_models, model, note, positive
+from mnv3lib.deploy import RUNTIMES, WIDTHS
 
 
 def add(commands) -> None:
@@ -18,8 +17,8 @@ def add(commands) -> None:
         "every width of the four networks, untrained where there is no run. The table says which.",
     )
     command.add_argument("runs", nargs="*", metavar="RUN", help="trained models")
-    command.add_argument("--model", type=model, nargs="+", choices=networks.MODELS, help="(else all)")
-    command.add_argument("--width", type=float, nargs="+", help=f"(else {' '.join(map(str, latency.WIDTHS))})")
+    command.add_argument("--model", type=model, nargs="+", choices=recipe.MODELS, help="(else all)")
+    command.add_argument("--width", type=float, nargs="+", help=f"(else {' '.join(map(str, WIDTHS))})")
     command.add_argument("--batch", type=positive, nargs="+", help="images at a time (else 1 64; in training 128)")
     command.add_argument("--size", type=positive, default=32, help="pixels a side")
     command.add_argument(
@@ -32,9 +31,9 @@ def add(commands) -> None:
         "--runtime",
         nargs="+",
         default=["channels_last"],
-        choices=[*runtimes.RUNTIMES, "all"],
+        choices=[*RUNTIMES, "all"],
         metavar="RUNTIME",
-        help=f"{', '.join(runtimes.RUNTIMES)} or all",
+        help=f"{', '.join(RUNTIMES)} or all",
     )
     command.add_argument("--peers", action="store_true", help="torchvision's and timm's networks in the same rounds")
     command.add_argument(
@@ -47,7 +46,7 @@ def add(commands) -> None:
         "--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: the CPU, and a GPU if there is one"
     )
     command.add_argument("--seconds", type=float, default=2.0, help="for each measurement")
-    command.add_argument("--models", type=Path, default=store.models_folder(), help="the folder of trained models")
+    add_models(command)
     command.add_argument("--format", default="table", choices=["table", "csv", "json"], help="of the output")
     command.add_argument(
         "--out", type=Path, metavar="PATH", help="write a CSV too: to this file, or to a file in this folder"
@@ -56,6 +55,9 @@ def add(commands) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from mnv3lib import writing
+    from mnv3lib.deploy import latency, latency_text
+
     table = training_speeds(options) if options.training else latencies(options)
     if options.out:
         path = options.out if options.out.suffix == ".csv" else options.out / latency.file_name(table)
@@ -65,7 +67,9 @@ def run(options: argparse.Namespace) -> None:
     print(latency_text.as_text(table, options.format), end="")
 
 
-def latencies(options: argparse.Namespace) -> pd.DataFrame:
+def latencies(options: argparse.Namespace):
+    from mnv3lib.deploy import latency
+
     subjects = latency.subjects(
         options.runs,
         options.model,
@@ -75,10 +79,10 @@ def latencies(options: argparse.Namespace) -> pd.DataFrame:
         lowered_strides=options.lowered_strides,
     )
     if options.peers:
-        subjects += latency.theirs(options.model or networks.MODELS, options.size, options.lowered_strides)
+        subjects += latency.theirs(options.model or recipe.MODELS, options.size, options.lowered_strides)
     return latency.compare(
         subjects,
-        runtimes=list(runtimes.RUNTIMES) if "all" in options.runtime else options.runtime,
+        runtimes=list(RUNTIMES) if "all" in options.runtime else options.runtime,
         batches=options.batch or [1, 64],
         threads=options.counts,
         devices=latency.devices(options.device),
@@ -87,13 +91,15 @@ def latencies(options: argparse.Namespace) -> pd.DataFrame:
     )
 
 
-def training_speeds(options: argparse.Namespace) -> pd.DataFrame:
-    from mnv3lib import training_speed  # nothing else needs it
-
+def training_speeds(options: argparse.Namespace):
     others = ("peers", "size", "device", "runtime", "lowered_strides", "models")
     changed = any(getattr(options, name) != options.default_of(name) for name in others)
     if changed or options.runs or len(options.batch or []) > 1:
         options.usage_error("--training takes --model, --width, one --batch, --threads, --seconds, --format and --out")
+    import pandas as pd
+
+    from mnv3lib.deploy import training_speed
+
     pairs = training_speed.NETWORKS
     if options.model or options.width:
         pairs = [(one, width) for one in options.model or ["v3_small", "v3_large"] for width in options.width or [1.0]]

@@ -9,9 +9,8 @@ import types
 import typing
 from pathlib import Path
 
-from mnv3lib import recipe, store
-from mnv3lib.networks import Architecture
-from mnv3lib.recipe import Recipe
+from mnv3lib import provenance, recipe
+from mnv3lib.recipe import Architecture, Recipe
 
 ALIASES = {"small": "v3_small", "large": "v3_large"}
 OTHER_NAMES = {"epochs": ["--iter"], "batch_size": ["--batch"]}
@@ -33,9 +32,26 @@ def add_command(commands, name: str, function, text: str) -> Parser:
 
 
 def add_common(command: Parser) -> None:
-    command.add_argument("--models", type=Path, default=store.models_folder(), help="the folder of trained models")
-    command.add_argument("--data", type=Path, help="the folder of CIFAR-100 (else MNV3_DATA, else ./data)")
+    add_models(command)
+    add_data(command)
     command.add_argument("--threads", type=positive, help="threads of torch (else as many as there are cores)")
+
+
+def add_models(command: Parser) -> None:
+    default = provenance.place("trained_models", "MNV3_MODELS")
+    command.add_argument("--models", type=Path, default=default, help="the folder of trained models")
+
+
+def add_data(command: Parser) -> None:
+    command.add_argument("--data", type=Path, help="the folder of CIFAR-100 (else MNV3_DATA, else ./data)")
+
+
+def use_threads(options: argparse.Namespace) -> None:
+    """Give torch the threads that --threads names."""
+    if options.threads:
+        import torch
+
+        torch.set_num_threads(options.threads)
 
 
 def positive(text: str) -> int:

@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mnv3lib import prediction, store, writing
-from mnv3lib.commands.options import add_command, note, positive
+from mnv3lib.commands.options import add_command, add_models, note, positive, use_threads
 
 
 def add(commands) -> None:
@@ -18,7 +17,7 @@ def add(commands) -> None:
         "paths", nargs="*", type=Path, metavar="PATH", help="images and folders of images (else test_images)"
     )
     command.add_argument("--run", nargs="+", action="extend", metavar="RUN", help="which models (else all)")
-    command.add_argument("--models", type=Path, default=store.models_folder(), help="the folder of trained models")
+    add_models(command)
     command.add_argument("--threads", type=positive, help="threads of torch (else as many as there are cores)")
     command.add_argument("--top", type=positive, default=5, help="guesses an image")
     command.add_argument("--format", default="table", choices=["table", "csv", "json"], help="of the output")
@@ -26,20 +25,24 @@ def add(commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from mnv3lib import inference, writing
+    from mnv3lib.study import labelling
+
+    use_threads(options)
     failures = []
 
     def failed(line: str) -> None:
         failures.append(line)
         note(line)
 
-    table = prediction.label(
-        options.paths or [prediction.images_folder()],
+    table = labelling.label(
+        options.paths or [inference.images_folder()],
         options.run or (),
         models=options.models,
         top=options.top,
         report=failed,
     )
-    text = prediction.as_text(table, options.format)
+    text = labelling.as_text(table, options.format)
     if options.out:
         with writing.replacing(options.out) as temporary:
             temporary.write_text(text, encoding="utf-8")

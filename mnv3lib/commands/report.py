@@ -4,8 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mnv3lib import store
-from mnv3lib.commands.options import add_command
+from mnv3lib.commands.options import add_command, add_models
 from mnv3lib.provenance import ROOT
 
 
@@ -17,7 +16,7 @@ def add(commands) -> None:
         "Run the notebooks and export the report as HTML. README takes "
         "its results from the checkout's own report and trained models alone.",
     )
-    command.add_argument("--models", type=Path, default=store.models_folder(), help="the folder of trained models")
+    add_models(command)
     command.add_argument("--output", type=Path, default=ROOT / "report", help="the folder of the pages")
     command.add_argument("--figures", type=Path, default=ROOT / "figures", help="the folder of the figures")
     chosen = command.add_mutually_exclusive_group()
@@ -30,20 +29,14 @@ def add(commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from mnv3lib import readme, report  # Jupyter is slow to import
+    from mnv3lib.report import pages, readme  # Jupyter is slow to import
 
     if options.check:
-        changed = report.outdated(options.output, models=options.models)
+        changed = pages.outdated(options.output, models=options.models)
         for page, names in changed.items():
             print(f"{page} is not up to date ({', '.join(names)}): run mnv3 report --changed", file=sys.stderr)
         return int(bool(changed))
-    try:
-        page = report.make(
-            output=options.output, figures=options.figures, models=options.models, changed=options.changed
-        )
-    except report.NotebookError as error:
-        print(f"mnv3: error: {error}", file=sys.stderr)
-        return 1
+    page = pages.make(output=options.output, figures=options.figures, models=options.models, changed=options.changed)
     if [options.output.resolve(), options.models.resolve()] == [ROOT / "report", ROOT / "trained_models"]:
         readme.update(ROOT / "README.md", options.models)
     print(f"open {page}")

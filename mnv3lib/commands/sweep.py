@@ -5,11 +5,9 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from mnv3lib import checkpoint, data, store, training
-from mnv3lib.axes import AXES
-from mnv3lib.commands.options import add_command, add_recipe_fields, note, positive
+from mnv3lib.commands.options import add_command, add_data, add_recipe_fields, note, positive
+from mnv3lib.deploy.processes import cores
 from mnv3lib.errors import InputError
-from mnv3lib.processes import cores
 from mnv3lib.recipe import Recipe
 
 
@@ -27,12 +25,12 @@ def add(commands) -> None:
         nargs="+",
         metavar="AXIS",
         help="the runs of an axis of notebook 05, of one variant (AXIS/VARIANT), of those that tell most for their "
-        f"time (first) or of all; records only; --seed takes several. Axes: {', '.join(AXES)}",
+        "time (first) or of all; records only; --seed takes several. An unknown axis lists them",
     )
     command.add_argument(
         "--models", type=Path, help="where the trained models go (else trained_models, or for ablations their folder)"
     )
-    command.add_argument("--data", type=Path, help="the folder of CIFAR-100 (else MNV3_DATA, else ./data)")
+    add_data(command)
     command.add_argument("--executed", type=Path, default=Path("build/sweep"), help="where the executed notebooks go")
     command.add_argument("--no-weights", action="store_true", help="keep records and histories alone")
     command.add_argument("--workers", type=positive, default=cores(), help="runs side by side on this machine")
@@ -46,7 +44,6 @@ def add(commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from mnv3lib import ablations, results, sweep  # Dask and Jupyter are slow to import
 
     names = {field.name for field in dataclasses.fields(Recipe)}
     fields = {name: value for name, value in vars(options).items() if name in names}
@@ -54,6 +51,11 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(
             "name either a YAML file or fields of the recipe, e.g. --model small large --width 0.25 0.5, or --ablation"
         )
+    # Dask and Jupyter are slow to import.
+    from mnv3lib import checkpoint, data, store, training
+    from mnv3lib.report import sweep
+    from mnv3lib.study import ablations, results
+
     models = options.models or (ablations.folder() if options.ablation else store.models_folder())
     if options.ablation:
         recipes = planned_ablations(options.ablation, fields, models, print if options.dry_run else note)
@@ -90,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
 
 def planned_ablations(names: list[str], fields: dict, models: Path, log) -> list[Recipe]:
     """The runs of the named ablations that are not recorded yet; `log` gets a line for those that are."""
-    from mnv3lib import ablations  # pandas and SciPy are slow to import
+    from mnv3lib.study import ablations  # pandas and SciPy are slow to import
 
     several = [name for name, values in fields.items() if name != "seed" and len(values) > 1]
     if several:

@@ -2,8 +2,8 @@
 
 import argparse
 
-from mnv3lib import data, recipe, training
-from mnv3lib.commands.options import add_command, add_common, add_recipe_fields, recipe_of
+from mnv3lib import recipe
+from mnv3lib.commands.options import add_command, add_common, add_recipe_fields, recipe_of, use_threads
 
 
 def add(commands) -> None:
@@ -18,12 +18,17 @@ def add(commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     made = recipe_of(options)
+    from mnv3lib import data, training
+    from mnv3lib.study import dead_channels
+
+    use_threads(options)
     record = training.train(
         made,
         dataset=data.load(made.dataset, options.data),
         models=options.models,
         weights=not options.no_weights,
         overwrite=options.overwrite,
+        more=dead_channels.of_run,
     )
     result = record["result"]
     print(f"{record['run']}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} % on {result['images']:,} images")

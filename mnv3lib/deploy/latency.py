@@ -1,0 +1,287 @@
+"""How long the networks take to answer: which are compared, on which runtime and device, and the table of it."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+
+from mnv3lib import cost, provenance, store
+from mnv3lib.deploy import RUNTIMES, WIDTHS, peers
+from mnv3lib.deploy.runtimes import ANYWHERE, Runner, int8_instructions
+from mnv3lib.deploy.timing import measure, random_images
+from mnv3lib.errors import InputError, choose
+from mnv3lib.inference import default_device, keep_memory
+from mnv3lib.networks import MobileNet
+from mnv3lib.recipe import MODELS, Architecture
+
+# What the networks of other libraries are measured on
+AS_THEY_COME = ("default", "eager", "channels_last")
+
+# What a recorded table must have, of a forward pass or of training
+_SETTING = ["file", "model", "width", "batch", "threads", "processor", "torch", "commit", "measured"]
+COLUMNS = {
+    "latency": [*_SETTING, "library", "runtime", "device", "size", "median_ms", "p25_ms", "p75_ms"],
+    "training": [*_SETTING, "loop", "parameters", "images_per_second", "low", "high", "times"],
+}
+
+
+@dataclass
+class Subject:
+    """A network to be measured.
+
+    run: where its weights come from, None if untrained. top1: that run's, in percent. library: whose code it is.
+    """
+
+    network: nn.Module
+    model: str
+    width: float
+    run: str | None = None
+    top1: float | None = None
+    library: str = "mnv3lib"
+
+
+def ours(network: MobileNet, run: str | None = None, top1: float | None = None) -> Subject:
+    """A network of this package as a subject."""
+    return Subject(network, network.architecture.model, float(network.architecture.width), run, top1)
+
+
+def theirs(models: Sequence[str] = MODELS, size: int = 32, lowered_strides: int = 3) -> list[Subject]:
+    """torchvision's and timm's networks at width 1, as far as they have the `models`; see peers.build."""
+    chosen = [(library, model) for library, model in peers.NAMES if model in models]
+    return [
+        Subject(settle(peers.build(library, model, lowered_strides=lowered_strides), size), model, 1.0, library=library)
+        for library, model in chosen
+    ]
+
+
+def trained(folder: Path | None = None, runs: Sequence[str] | None = None) -> list[Subject]:
+    """The runs called `runs`, else every run in `folder` that has weights. InputError if one cannot be read."""
+    if runs is None:
+        runs = [run for run in store.runs(folder) if store.has(run, store.WEIGHTS, folder)]
+    return [ours(store.load(run, folder), run, store.load_record(run, folder)["result"]["top1"]) for run in runs]
+
+
+def grid(
+    models: Sequence[str] = MODELS,
+    widths: Sequence[float] = WIDTHS,
+    known: Sequence[Subject] = (),
+    size: int = 32,
+    lowered_strides: int = 3,
+) -> list[Subject]:
+    """Every model at every width, for 100 classes: out of `known` where it is there, else untrained.
+
+    Of several in `known` that are the same network, it takes the one with the shortest name, which is the usual recipe.
+    """
+    known = sorted(known, key=lambda subject: (len(subject.run or ""), subject.run or ""))
+    subjects = []
+    for model in models:
+        for width in widths:
+            wanted = Architecture(model, width, lowered_strides=lowered_strides)
+            same = (subject for subject in known if _shape(subject.network.architecture) == _shape(wanted))
+            subjects.append(next(same, None) or ours(untrained(wanted, size)))
+    return subjects
+
+
+def subjects(
+    runs: Sequence[str] = (),
+    models: Sequence[str] | None = None,
+    widths: Sequence[float] | None = None,
+    *,
+    folder: Path | None = None,
+    size: int = 32,
+    lowered_strides: int = 3,
+) -> list[Subject]:
+    """What `mnv3 latency` measures: the named runs, and `models` at `widths` where one of these is given.
+
+    If nothing is given: every run that has weights, and every model at every width that no run is of.
+    """
+    asked = bool(models or widths)
+    every = trained(folder) if asked or not runs else []
+    listed = trained(folder, runs) if runs else [] if asked else every
+    if runs and not asked:
+        return listed
+    names = {subject.run for subject in listed}
+    wanted = grid(models or MODELS, widths or WIDTHS, every, size, lowered_strides)
+    return listed + [subject for subject in wanted if subject.run is None or subject.run not in names]
+
+
+def _shape(architecture: Architecture) -> Architecture:
+    """The architecture without what makes no difference once it is trained."""
+    return dataclasses.replace(
+        architecture, dropout=0.0, initialization="torch", zero_init_residual=False, norm_momentum=None
+    )
+
+
+def untrained(architecture: Architecture, size: int = 32) -> MobileNet:
+    """A fresh network with seed 0, made ready by `settle`. torch's generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return settle(MobileNet(architecture), size)
+
+
+@torch.no_grad()
+def settle(network: nn.Module, size: int = 32) -> nn.Module:
+    """Give batch norms of a fresh network the statistics of random images, in place, and switch to eval mode.
+
+    With the statistics they start with, signals fade from layer to layer (in V1 by a factor of 1e13 and more), towards
+    denormal numbers, which take a processor many times as long. So an untrained network computes with numbers of
+    ordinary size, as a trained one does.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    usual = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain average
+    network.train()(random_images(16, size))
+    for norm, momentum in zip(norms, usual, strict=True):
+        norm.momentum = momentum
+    return network.eval()
+
+
+def devices(choice: str = "auto") -> list[str]:
+    """cpu or cuda as chosen; auto: the CPU, and the GPU if torch sees one."""
+    choose("device", choice, ("auto", "cpu", "cuda"))
+    best = default_device().type
+    if choice == "cuda" and best != "cuda":
+        raise InputError("device cuda: torch sees no GPU here: choose cpu")
+    return sorted({"cpu", best}) if choice == "auto" else [choice]
+
+
+def compare(
+    subjects: Sequence[Subject],
+    *,
+    runtimes: Sequence[str] = ("channels_last",),
+    batches: Sequence[int] = (1, 64),
+    threads: Sequence[int] | None = None,
+    devices: Sequence[str] = ("cpu",),
+    size: int = 32,
+    seconds: float = 2.0,
+) -> pd.DataFrame:
+    """Time a forward pass of each network on each runtime, device and number of threads, with each batch size.
+
+    threads: default as many as torch uses now. On a GPU the first number alone is measured, and PyTorch's runtimes;
+    without one of them it is left out. Raises InputError if no device runs any of the runtimes.
+    Networks of other libraries are measured on those of AS_THEY_COME alone that are among the runtimes.
+
+    Returns a row a measurement: model, width, library, run and top1 (None where untrained), layers (convolutions and
+    linear ones), parameters, macs (of one image), size, device, batch, runtime, the columns of `measure` but the name,
+    and system, processor, int8_instructions (see runtimes), torch, commit and measured (the time, UTC). The contestants
+    of one device, batch and number of threads share their rounds.
+    """
+    for runtime in runtimes:
+        choose("runtime", runtime, RUNTIMES)
+    keep_memory()
+    threads = threads or (torch.get_num_threads(),)
+    possible = {
+        device: [runtime for runtime in runtimes if device == "cpu" or runtime in ANYWHERE] for device in devices
+    }
+    possible = {device: found for device, found in possible.items() if found}
+    if not possible:
+        raise InputError(f"no device here runs {', '.join(runtimes)}: choose another runtime or --device cpu")
+    facts = [_facts(subject, size) for subject in subjects]
+    runners = [Runner(subject.network, size) for subject in subjects]
+    tables = []
+    for device, usable in possible.items():
+        environment = provenance.environment(device)
+        for subject in subjects:
+            subject.network.to(device)
+        for count in threads[:1] if device == "cuda" else threads:
+            for batch in batches:
+                images = random_images(batch, size, device)
+                torch.compiler.reset()  # or the networks compiled before count against a limit
+                rows, contestants = [], {}
+                for fact, runner in zip(facts, runners, strict=True):
+                    for runtime in usable:
+                        if fact["library"] != "mnv3lib" and runtime not in AS_THEY_COME:
+                            continue
+                        contestants[str(len(rows))] = runner.contestant(runtime, images, count)
+                        rows.append(fact | {"device": device, "batch": batch, "runtime": runtime})
+                title = f"{device}, batch {batch}, threads {count}"
+                times = measure(contestants, threads=count, seconds=seconds, title=title).drop(columns="name")
+                where = {
+                    "system": environment["system"],
+                    "processor": environment["processor"] if device == "cpu" else environment["device"],
+                    "int8_instructions": int8_instructions() if device == "cpu" else None,
+                    "torch": environment["torch"],
+                    "commit": provenance.commit(),
+                    "measured": provenance.now(),
+                }
+                tables.append(pd.DataFrame(rows).join(times).assign(**where))
+        for subject in subjects:
+            subject.network.to("cpu")
+    return pd.concat(tables, ignore_index=True)
+
+
+def _facts(subject: Subject, size: int) -> dict:
+    layers = cost.layers(subject.network, size)
+    return {
+        "model": subject.model,
+        "width": subject.width,
+        "library": subject.library,
+        "run": subject.run,
+        "top1": subject.top1,
+        "layers": int((layers["kind"] != "batch norm").sum()),
+        "parameters": int(layers["parameters"].sum()),
+        "macs": int(layers["macs"].sum()),
+        "size": size,
+    }
+
+
+def file_name(table: pd.DataFrame) -> str:
+    """What the CSV of such a table is called: date, machine, threads, then pixels and runtimes, or training."""
+    machine = "+".join(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") for name in table["processor"].unique())
+    threads = "+".join(map(str, sorted(table["threads"].unique())))
+    how = "training"
+    if "runtime" in table:
+        used = list(dict.fromkeys(table["runtime"]))
+        how = f"{table['size'].iloc[0]}px_" + ("all-runtimes" if set(used) == set(RUNTIMES) else "+".join(used))
+    return f"{table['measured'].min()[:10]}_{machine}_{threads}-threads_{how}.csv"
+
+
+def relative(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of compare's table with `label`, and `ratio`, `low`, `high`: median and quartiles over the reference's.
+
+    The reference is what most people run: the same network from torchvision (from timm where torchvision has none) on
+    the runtime "default" (else "eager"), with the same batch size, threads and input, of the same file. The column
+    `reference` names it; rows without one are left out.
+    """
+    keys = ["file", "device", "threads", "batch", "size", "model", "width"]
+    table = table.assign(file=table.get("file", ""))
+    theirs = table[table["runtime"].isin(["default", "eager"]) & (table["library"] != "mnv3lib")]
+    theirs = theirs.sort_values(["library", "runtime"], ascending=[False, True]).drop_duplicates(keys)
+    theirs["reference"] = theirs["library"] + ", " + theirs["runtime"]
+    both = table.merge(theirs[[*keys, "reference", "median_ms"]].rename(columns={"median_ms": "unit"}), on=keys)
+    unit = both.pop("unit")
+    label = both["runtime"].where(both["library"] == "mnv3lib", both["library"] + ", " + both["runtime"])
+    return both.assign(
+        label=label, ratio=both["median_ms"] / unit, low=both["p25_ms"] / unit, high=both["p75_ms"] / unit
+    )
+
+
+def newest(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `recorded`'s table (or of `relative`'s) from the file measured last, with the most threads there."""
+    rows = table[table["file"].isin(table.sort_values("measured")["file"].tail(1))]
+    return rows[rows["threads"] == rows["threads"].max()]
+
+
+def recorded(folder: Path, kind: str = "latency") -> pd.DataFrame:
+    """All tables in `folder` that `mnv3 latency` wrote, one below the other; empty if there is none.
+
+    kind: latency (the columns of `compare`) or training (those of training_speed.compare). The column `file` tells
+    where a row is from. Raises InputError for a file that is neither.
+    """
+    tables = []
+    for path in sorted(Path(folder).glob("*.csv")):
+        try:
+            table = pd.read_csv(path).assign(file=path.name)
+            found = next(name for name, columns in COLUMNS.items() if set(columns) <= set(table))
+        except (ValueError, StopIteration):
+            raise InputError(f"{path} is no table that mnv3 latency wrote: move it away") from None
+        if found == kind:
+            tables.append(table)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS[kind])

@@ -1,0 +1,1 @@
+"""The notebooks run, and the pages, figures and tables made of them."""

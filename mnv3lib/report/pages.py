@@ -1,0 +1,289 @@
+"""Run the notebooks with papermill and export them as pages that open offline."""
+
+import base64
+import hashlib
+import json
+import os
+import re
+import shutil
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import nbformat
+import yaml
+from jinja2 import Environment
+from latex2mathml.converter import convert as mathml
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbconvert.preprocessors.sanitize import SanitizeHTML
+
+from mnv3lib import data, provenance, store, writing
+from mnv3lib.errors import InputError
+from mnv3lib.provenance import ROOT
+from mnv3lib.report import running
+from mnv3lib.report.parameters import check as check_parameters
+from mnv3lib.report.parameters import defaults
+from mnv3lib.study import ablations_text, results
+
+TEMPLATES = files("mnv3lib.report") / "templates"
+PARAMETERS = "report.yaml"  # beside the notebooks: what the report passes to them
+MANIFEST = "manifest.json"
+# All that the pages need of HTML in outputs: tables, and lists that fold.
+TAGS = "table caption thead tbody tr th td details summary div p span br b i em strong code pre ul ol li".split()
+ATTRIBUTES = ["class", "id", "border", "colspan", "rowspan", "scope", "open"]
+HEADLINE = "03_accuracy_macs"  # the figure of README and index
+
+
+@dataclass(frozen=True)
+class Page:
+    """A notebook of the report: its first heading and the first sentence below."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}.html"
+
+    @property
+    def title(self) -> str:
+        return self._opening()[0]
+
+    @property
+    def summary(self) -> str:
+        return self._opening()[1]
+
+    def _opening(self) -> tuple[str, str]:
+        cells = nbformat.read(self.path, as_version=4).cells
+        text = next((cell.source for cell in cells if cell.cell_type == "markdown"), "")
+        heading, _, rest = text.partition("\n")
+        paragraph = " ".join(rest.strip().split("\n\n")[0].split())
+        return heading.lstrip("# ").strip() or self.name, re.sub(r"\[([^]]*)\]\([^)]*\)|[*`$]", r"\1", paragraph)
+
+
+def pages(folder: Path = ROOT / "notebooks") -> list[Page]:
+    """The notebooks in `folder` whose name starts with two digits, in order."""
+    return [Page(path) for path in sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))]
+
+
+class _Renderer(IPythonRenderer):
+    """Formulas as MathML, which browsers draw by themselves."""
+
+    def inline_math(self, body: str) -> str:
+        return mathml(body)
+
+    def block_math(self, body: str) -> str:
+        return mathml(body, display="block")
+
+    def latex_environment(self, name: str, body: str) -> str:
+        return mathml(f"\\begin{{{name}}}{body}\\end{{{name}}}", display="block")
+
+
+class Exporter(HTMLExporter):
+    """nbconvert's lab pages, except that nothing in them is fetched from anywhere."""
+
+    def __init__(self, **options):
+        super().__init__(template_name="mnv3", extra_template_basedirs=[str(TEMPLATES)], embed_images=True, **options)
+        self.exclude_input_prompt = self.exclude_output_prompt = True
+
+    def markdown2html(self, context, source):
+        source = re.sub(r"\]\((\d\d_\w+)\.ipynb", r"](\1.html", source)
+        renderer = _Renderer(escape=False, embed_images=True, path=str(ROOT / "notebooks"), anchor_link_text="")
+        return MarkdownWithMath(renderer=renderer).render(source)
+
+    markdown2html.contextfilter = True
+    markdown2html.jinja_pass_arg = HTMLExporter.markdown2html.jinja_pass_arg
+
+
+def show_as_text(notebook: nbformat.NotebookNode) -> None:
+    """Make markup in outputs text, except for TAGS: outputs may quote a record, a class or a file from anywhere."""
+    allowed = SanitizeHTML(tags=TAGS, attributes=ATTRIBUTES, sanitized_output_types={"text/html"})
+    allowed.safe_output_keys = allowed.safe_output_keys | {"text/markdown"}
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            shown = output.get("data", {})
+            if "text/html" in shown:  # pandas puts a style sheet before each of its tables
+                shown["text/html"] = re.sub(r"<style\b.*?</style>\s*", "", shown["text/html"], flags=re.DOTALL)
+            if "text/markdown" in shown:
+                shown["text/markdown"] = re.sub(r"<(?=[a-z/!?])", "&lt;", shown["text/markdown"], flags=re.IGNORECASE)
+        allowed.sanitize_code_outputs(cell.get("outputs", []))
+
+
+def export(executed: Path, page: Page, all_pages: list[Page], made: str) -> str:
+    """The executed notebook as one HTML document."""
+    notebook = nbformat.read(executed, as_version=4)
+    notebook.metadata["title"] = page.title
+    notebook.metadata.pop("widgets", None)
+    show_as_text(notebook)
+    shared = {"css": _css(), "pages": all_pages, "name": page.name, "made": made}
+    html, _ = Exporter().from_notebook_node(notebook, resources={"mnv3": shared})
+    return html
+
+
+def make(
+    *,
+    notebooks: Path = ROOT / "notebooks",
+    output: Path = ROOT / "report",
+    figures: Path = ROOT / "figures",
+    models: Path | None = None,
+    parameters: dict[str, dict] | None = None,
+    changed: bool = False,
+    log=print,
+) -> Path:
+    """Run the notebooks in order and write `output`/index.html and one page a notebook; returns the index.
+
+    parameters: for each notebook's name what to pass to it; by default what report.yaml beside the notebooks says.
+    changed: run only the notebooks that `outdated` names, and keep the other pages and their figures.
+    Pages and figures are replaced together after the last notebook has succeeded, so a failure leaves the old ones.
+    Raises InputError, before anything runs, if that would replace something else than a report.
+    """
+    parameters = _passed(notebooks) if parameters is None else parameters
+    all_pages = pages(notebooks)
+    if not all_pages:
+        raise InputError(f"there are no notebooks in {notebooks}")
+    for page in all_pages:
+        check_parameters(page.path, parameters.get(page.name, {}))
+    models = models or store.models_folder()
+    made = f"Made {provenance.now()} from commit {provenance.commit()} by mnv3 report on {provenance.processor()}."
+    with ExitStack() as stack:
+        stack.enter_context(writing.only_writer(output, timeout=0))
+        writing.clear(output)
+        _refuse_to_replace_others(output, figures)
+        wanted = outdated(output, notebooks, models, parameters) if changed else [page.name for page in all_pages]
+        due = [page for page in all_pages if page.name in wanted]
+        work = output.with_name(writing.NEW + output.name)
+        stack.callback(writing.clear, output)
+        (work / "pages").mkdir(parents=True)
+        common = {
+            # Relative, because the pages show them and should not show where this machine keeps things.
+            "figures_folder": os.path.relpath(work / "figures", notebooks),
+            "models_folder": os.path.relpath(models, notebooks),
+            **_data_parameters(log),
+        }
+        kept = [page for page in all_pages if page not in due]
+        before = _manifest(output)
+        manifest = {page.name: before[page.name] for page in kept}
+        for page in kept:
+            shutil.copyfile(output / page.file, work / "pages" / page.file)
+        for number, page in enumerate(due, 1):
+            log(f"{page.name} ({number}/{len(due)}): running")
+            known = defaults(page.path)
+            shared = {name: value for name, value in common.items() if name in known}
+            executed = work / f"{page.name}.ipynb"
+            manifest[page.name] = inputs(page, all_pages, parameters, models)
+            running.run_notebook(page.path, executed, shared | parameters.get(page.name, {}))
+            (work / "pages" / page.file).write_text(export(executed, page, all_pages, made), encoding="utf-8")
+        old_figures = tuple(page.name[:3] for page in kept)
+        shown = (figures if HEADLINE.startswith(old_figures) else work / "figures") / f"{HEADLINE}.png"
+        (work / "pages" / "index.html").write_text(index(all_pages, shown, models, made), encoding="utf-8")
+        (work / "pages" / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+        new = {figure.name: figure for figure in sorted((work / "figures").glob("*.png"))}
+        with ExitStack() as copies:  # a full disk shows before anything is replaced
+            for name, figure in new.items():
+                copy = copies.enter_context(writing.replacing(figures / name))
+                shutil.copyfile(figure, copy)
+                writing.sync(copy)
+            writing.move_folder(work / "pages", output)
+        for old in figures.glob("[0-9][0-9]_*.png"):
+            if old.name not in new and not old.name.startswith(old_figures):
+                old.unlink()
+    return output / "index.html"
+
+
+def _refuse_to_replace_others(output: Path, figures: Path) -> None:
+    """Raise InputError if `output`, which is replaced as a whole, has files and is no report, or `figures` is in it."""
+    if output.exists() and any(output.iterdir()) and not _manifest(output):
+        raise InputError(f"{output} has files and no {MANIFEST} of a report: empty it or name another folder")
+    if output.resolve() in (figures.resolve(), *figures.resolve().parents):
+        raise InputError(f"the figures cannot be in {output}, which is replaced as a whole: name a folder outside it")
+
+
+def _data_parameters(log) -> dict:
+    """Where CIFAR-100 is, fetched if need be; else the notebooks train on digits and read the records."""
+    folder = data.cifar100_folder()
+    try:
+        data.load("cifar100")
+    except InputError as error:
+        log(f"without CIFAR-100, from the records: {error}")
+        return {"dataset": "digits"}
+    os.environ["MNV3_DATA"] = str(folder.resolve())  # the notebooks run in another folder
+    return {}
+
+
+def index(all_pages: list[Page], figure: Path, models: Path, made: str) -> str:
+    """The page that opens the report, with `figure` on it if there is one."""
+    template = Environment(autoescape=True).from_string((TEMPLATES / "index.html.j2").read_text())
+    recorded = results.recorded(models)
+    return template.render(
+        css=_css(),
+        pages=all_pages,
+        table=results.html(recorded),
+        goals=results.goals_in_words(results.goals(recorded)),
+        figure=base64.b64encode(figure.read_bytes()).decode() if figure.is_file() else None,
+        figure_alt="Top-1 accuracy against multiply-accumulates of every trained model.",
+        how_judged=ablations_text.HOW_JUDGED,
+        claims=ablations_text.recorded_claims(models=models).to_html(index=False, border=0, classes="mnv3-text"),
+        made=made,
+    )
+
+
+def _css() -> str:
+    return (TEMPLATES / "mnv3" / "style.css").read_text()
+
+
+def _passed(notebooks: Path) -> dict[str, dict]:
+    return yaml.safe_load((notebooks / PARAMETERS).read_text())
+
+
+def inputs(page: Page, all_pages: list[Page], parameters: dict[str, dict], models: Path) -> dict[str, str]:
+    """SHA-256 of all that `page` is made from, by name.
+
+    That is its notebook, what is passed to it, the records of runs (else the tables) in the folders that its
+    parameters name, where `models` is that of the trained models, and the names and titles of all pages, to which it
+    has links. The library's own code does not count.
+    """
+    known, passed = defaults(page.path), parameters.get(page.name, {})
+    values = known | {"models_folder": models.absolute()} | passed
+    folders = [page.path.parent / values[name] for name in known if name.endswith("_folder") and values[name]]
+    paths = [page.path]
+    for folder in folders:
+        paths += sorted(folder.glob(f"[!.]*/{store.RECORD}")) or sorted(folder.glob("*.csv"))
+    contents = {os.path.relpath(path, page.path.parent.parent): path.read_bytes() for path in paths}
+    contents[PARAMETERS] = json.dumps(passed, sort_keys=True).encode()
+    contents["titles"] = json.dumps([(other.name, other.title) for other in all_pages]).encode()
+    return {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+
+
+def outdated(
+    output: Path = ROOT / "report",
+    notebooks: Path = ROOT / "notebooks",
+    models: Path | None = None,
+    parameters: dict[str, dict] | None = None,
+) -> dict[str, list[str]]:
+    """The pages of the report in `output` that are not up to date, each with what has changed since it was made."""
+    writing.recover(output.parent)
+    parameters = _passed(notebooks) if parameters is None else parameters
+    models = models or store.models_folder()
+    then, all_pages, changes = _manifest(output), pages(notebooks), {}
+    for page in all_pages:
+        before, now = then.get(page.name), inputs(page, all_pages, parameters, models)
+        if before is None or not (output / page.file).is_file():
+            changes[page.name] = [page.file]
+        elif before != now:
+            changes[page.name] = sorted(
+                name for name in before.keys() | now.keys() if before.get(name) != now.get(name)
+            )
+    return changes
+
+
+def _manifest(output: Path) -> dict[str, dict[str, str]]:
+    """What the pages in `output` were made from; empty where that is missing or damaged."""
+    try:
+        return {name: dict(made_from) for name, made_from in json.loads((output / MANIFEST).read_text()).items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}

@@ -1,0 +1,222 @@
+"""Many runs: a grid of recipes, each trained by notebook 02 through papermill, on this machine or on a Dask cluster."""
+
+import dataclasses
+import itertools
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+from tqdm import tqdm
+
+from mnv3lib import checkpoint, recipe, store
+from mnv3lib.errors import InputError, one_line
+from mnv3lib.provenance import ROOT
+from mnv3lib.recipe import Recipe
+from mnv3lib.report import running
+
+NOTEBOOK = ROOT / "notebooks" / "02_train.ipynb"
+# The fields that the notebook has a parameter of its own for; the others go through `changes`.
+PARAMETERS = ("recipe", "model", "width", "epochs", "batch_size", "seed", "dataset")
+POLL = 2.0  # seconds between two looks at the runs in progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run of a sweep and the folders it works with, all of them seen by every worker."""
+
+    recipe: Recipe
+    models: Path
+    checkpoints: Path
+    executed: Path
+    data: Path | None = None
+    threads: int = 1
+    weights: bool = True
+
+    @property
+    def run(self) -> str:
+        return self.recipe.run
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run has its record; that it is of this recipe, training.made_already tells before a sweep."""
+        return store.has(self.run, store.RECORD, self.models)
+
+    @property
+    def epochs_done(self) -> int:
+        """Complete epochs, as the checkpoint's history tells."""
+        if self.is_done:
+            return self.recipe.epochs
+        return checkpoint.epochs_done(checkpoint.folder_of(self.recipe, self.checkpoints))
+
+
+def grid(**fields) -> list[Recipe]:
+    """All combinations of the values given: grid(model=["v2", "v1"], seed=[0, 1], epochs=10) are four recipes.
+
+    A field is given one value or a list of them; of `image_sizes`, a list counts as one value.
+    """
+    names = list(fields)
+    values = []
+    for name, value in fields.items():
+        several = isinstance(value, list)
+        if several and name == "image_sizes":
+            several = bool(value) and isinstance(value[0], list)
+        values.append(value if several else [value])
+    return [recipe.make(**dict(zip(names, chosen, strict=True))) for chosen in itertools.product(*values)]
+
+
+def read(path: Path) -> list[Recipe]:
+    """The recipes of a YAML file with a list of grids under `runs`, and in `common` what all of them share."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        common, grids = content.get("common", {}), content["runs"]
+        unknown = content.keys() - {"common", "runs"}
+        if unknown or not isinstance(grids, list) or not all(isinstance(one, dict) for one in [common, *grids]):
+            raise KeyError
+        if not all(isinstance(name, str) for one in [common, *grids] for name in one):
+            raise KeyError
+    except (yaml.YAMLError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        raise InputError(f"{path} should have a list of grids under `runs` and, if anything, `common`") from None
+    return [made for one in grids for made in grid(**common | one)]
+
+
+def distinct(recipes: Iterable[Recipe]) -> list[Recipe]:
+    """The recipes in order; InputError if two that differ have the same name of a run."""
+    recipes = list(dict.fromkeys(recipes))
+    twice = [run for run, count in Counter(made.run for made in recipes).items() if count > 1]
+    if twice:
+        raise InputError(f"recipes that differ are both called {twice[0]}: give each a `variant` of its own")
+    return recipes
+
+
+def run_job(job: Job) -> None:
+    """Train one run on a worker; nothing is done if it has its record, and an interrupted one goes on.
+
+    papermill sets the working directory of the whole process, so a worker should run one job at a time.
+    """
+    if job.is_done:
+        return
+    made = job.recipe.as_dict()
+    default = recipe.make(**{name: made[name] for name in PARAMETERS}).as_dict()
+    parameters = {name: made[name] for name in PARAMETERS}
+    parameters |= {
+        "changes": {name: value for name, value in made.items() if value != default[name]},
+        "threads": job.threads,
+        "data_folder": None if job.data is None else str(job.data),
+        "save_to": str(job.models),
+        "keep_weights": job.weights,
+        "models_folder": str(job.models),
+        "figures_folder": str(job.executed / f"{job.run}_figures"),
+    }
+    os.environ["MNV3_CHECKPOINTS"] = str(job.checkpoints)
+    wait_until_free(checkpoint.folder_of(job.recipe, job.checkpoints))
+    running.run_notebook(NOTEBOOK, job.executed / f"{job.run}.ipynb", parameters)
+
+
+@contextmanager
+def connect(address: str | None = None, scheduler_file: Path | None = None, workers: int = 1):
+    """A Dask client: of the cluster at `address` or in `scheduler_file`, else of `workers` processes here."""
+    import dask
+    from distributed import Client, LocalCluster
+
+    settings = {
+        # A run is given up only after ten of its workers have died; `retries` would not count those.
+        "distributed.scheduler.allowed-failures": 10,
+        # No run waits in line at a busy worker, as it would by default, while another worker is idle.
+        "distributed.scheduler.worker-saturation": 1.0,
+        # Dask's own measurements are made for short tasks, and take time of the cores from hours of training.
+        "distributed.worker.profile.enabled": False,
+        "distributed.admin.tick.interval": "1s",
+        "distributed.admin.system-monitor.interval": "5s",
+    }
+    with dask.config.set(settings):
+        if address or scheduler_file:
+            if scheduler_file and not scheduler_file.is_file():  # Dask would wait for it forever
+                raise InputError(f"there is no scheduler file {scheduler_file}: start dask scheduler first")
+            try:
+                client = Client(address=address, scheduler_file=scheduler_file and str(scheduler_file), timeout=20)
+            except (OSError, ValueError) as error:
+                reason = one_line(error)
+                raise InputError(f"no Dask scheduler at {address or scheduler_file}: {reason}") from None
+            with client:
+                yield client
+        else:
+            with (
+                # The dashboard at any free port: two sweeps may run side by side.
+                LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    memory_limit=0,
+                    dashboard_address="127.0.0.1:0",
+                    silence_logs=50,
+                ) as cluster,
+                Client(cluster) as client,
+            ):
+                yield client
+
+
+def wait_until_free(folder: Path, seconds: float = 60) -> None:
+    """Wait for the process that trains the run in `folder` to end; InputError if it does not in `seconds`.
+
+    When a worker is killed, its notebook's kernel notices within a second or so, and holds the run until then.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with checkpoint.alone(folder):
+                return
+        except InputError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+
+
+def sweep(jobs: list[Job], client, log: Callable[[str], None] = print) -> dict[str, str]:
+    """Run the jobs on a Dask `client` and return the reason, by run, of each that failed.
+
+    A job whose worker dies is given to another and resumes. One view shows all: a bar that counts epochs, and a line
+    for each run that ends; where standard error is no terminal, a line for each epoch instead of the bar.
+    """
+    waiting = [job for job in jobs if not job.is_done]
+    if len(waiting) < len(jobs):
+        log(f"{len(jobs) - len(waiting)} of {len(jobs)} runs have their record already")
+    futures = {
+        client.submit(run_job, job, key=f"{job.run}-{time.time_ns()}", pure=False, priority=-number): job
+        for number, job in enumerate(waiting)
+    }
+    failed, pending, progress = {}, set(futures), {job.run: job.epochs_done for job in waiting}
+    quiet = not sys.stderr.isatty()
+    with tqdm(total=sum(job.recipe.epochs for job in waiting), unit="epoch", disable=quiet) as bar:
+        while pending:
+            done = {future for future in pending if future.done()}
+            pending -= done
+            for future in done:
+                job = futures[future]
+                try:
+                    log(f"{job.run}: top-1 {_top1(job, future):.2f} %")
+                except Exception as error:  # whatever it is, the other runs go on
+                    failed[job.run] = one_line(error, 2000)
+                    log(f"{job.run}: failed")
+            before, progress = progress, {job.run: job.epochs_done for job in waiting}
+            for job in waiting if quiet else ():
+                if before[job.run] < progress[job.run] < job.recipe.epochs:
+                    log(f"{job.run}: {progress[job.run]} of {job.recipe.epochs} epochs")
+            bar.n = sum(progress.values())
+            running = [f"{run.removeprefix('mobilenet_')} {progress[run]}" for run in progress if progress[run]]
+            bar.set_postfix_str(", ".join(running[-4:]))
+            if pending:
+                time.sleep(POLL)
+    return failed
+
+
+def _top1(job: Job, future) -> float:
+    """The top-1 of a run that has ended; raises what it failed with."""
+    if future.status == "error":
+        raise future.exception()
+    if future.status != "finished":
+        raise RuntimeError(future.status)
+    return store.load_record(job.run, job.models)["result"]["top1"]

@@ -1,0 +1,119 @@
+"""Many runs on many images: what each sees, and how often it is right."""
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from mnv3lib import store
+from mnv3lib.errors import InputError
+from mnv3lib.inference import COLUMNS, as_pixels, find_images, guess, load_image, printable, table
+from mnv3lib.study import evaluation
+
+SOURCES = "SOURCES.csv"  # beside the photographs: who made each, and what it shows
+
+
+def label(
+    paths: Iterable[str | os.PathLike],
+    runs: Iterable[str] = (),
+    *,
+    models: Path | None = None,
+    top: int = 5,
+    report: Callable[[str], None] = lambda line: None,
+) -> pd.DataFrame:
+    """What every run, or all that kept their weights, sees in every image: the rows of `predict` with the run.
+
+    `paths` are files and folders. A file that cannot be read is told to `report` in a line that names it, and the
+    others go on. An image goes by its file's name, or by its path where two have the same name.
+    """
+    files = find_images(paths)
+    models = models or store.models_folder()
+    runs = list(runs) or [run for run in store.runs(models) if store.has(run, store.WEIGHTS, models)]
+    if not runs:
+        raise InputError(f"there are no trained models in {models}: train one with mnv3 train")
+    sizes = {run: store.load_record(run, models)["recipe"]["image_sizes"][-1] for run in runs}
+    quiet = not sys.stderr.isatty()
+    read, pixels = [], {size: [] for size in sizes.values()}
+    for file in tqdm(files, desc="images", leave=False, disable=quiet):
+        try:
+            image = load_image(file)
+        except InputError as error:
+            report(str(error))
+            continue
+        read.append(file)
+        for size, several in pixels.items():
+            several.append(as_pixels(image, size))
+    if not read:
+        return pd.DataFrame(columns=["run", *COLUMNS])
+    names = [file.name for file in read]
+    if len(set(names)) < len(names):
+        names = read
+    names = [printable(name) for name in names]
+    tables = []
+    for run in tqdm(runs, desc="models", leave=False, disable=quiet):
+        guesses = guess(store.load(run, models), torch.stack(pixels[sizes[run]]), top)
+        tables.append(table(names, guesses).assign(run=run))
+    return pd.concat(tables, ignore_index=True)[["run", *COLUMNS]]
+
+
+def score(guesses: pd.DataFrame, truth: dict[str, str]) -> pd.DataFrame:
+    """A row a run: run, images (those that `truth` names a class for), right, top1 (percent), low, high, in_best.
+
+    guesses: as `label`; low and high: the 95 % interval of top1; in_best: images with the right class in any guess.
+    """
+    judged = guesses[guesses["image"].isin(truth)]
+    judged = judged.assign(right=judged["class"] == judged["image"].map(truth))
+    rows = []
+    for run, its in judged.groupby("run", sort=False):
+        first = its.loc[its["rank"] == 1, "right"]
+        low, high = evaluation.wilson(int(first.sum()), len(first))
+        row = {"run": run, "images": len(first), "right": int(first.sum()), "top1": 100 * first.mean()}
+        rows.append(row | {"low": low, "high": high, "in_best": int(its.groupby("image")["right"].any().sum())})
+    return pd.DataFrame(rows, columns=["run", "images", "right", "top1", "low", "high", "in_best"])
+
+
+def credits(folder: str | os.PathLike) -> str:
+    """Who made each photograph in `folder`, and its licence, in one line, from SOURCES.csv."""
+    return "; ".join(f"{name} {row['author']} ({row['licence']})" for name, row in sources(folder).items())
+
+
+def sources(folder: str | os.PathLike) -> dict[str, dict[str, str]]:
+    """What SOURCES.csv in `folder` tells of each file, by its name; nothing where there is no such list."""
+    path = Path(folder) / SOURCES
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for column in ("file", "cifar100_class", "author", "licence"):
+        if any(row.get(column) is None for row in rows):
+            raise InputError(f"{path} needs the column {column} in every row")
+    return {row["file"]: row for row in rows}
+
+
+def as_text(table: pd.DataFrame, format: str) -> str:
+    """The rows of `label` as csv, as json (a list of {run, image, guesses}) or as a table with a line an image.
+
+    Without rows, csv and table have their heading alone.
+    """
+    if format == "csv":
+        return table.to_csv(index=False, lineterminator="\n")
+    groups = table.groupby(["run", "image"], sort=False)
+    if format == "json":
+        found = [
+            {"run": run, "image": image, "guesses": rows[["class", "probability"]].to_dict("records")}
+            for (run, image), rows in groups
+        ]
+        return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+    lines = [
+        [run, image, *(f"{row[4]} {100 * row[5]:.1f} %" for row in rows.itertuples())] for (run, image), rows in groups
+    ]
+    columns = ["run", "image", *(f"guess {rank}" for rank in table["rank"].unique())]
+    if table.empty:
+        return f"{' '.join(columns)}\n"
+    return pd.DataFrame(lines, columns=columns).to_string(index=False) + "\n"

@@ -1,0 +1,266 @@
+"""The report: notebooks through papermill, pages that need nothing from elsewhere."""
+
+import http.server
+import re
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from mnv3lib import store
+from mnv3lib.errors import InputError
+from mnv3lib.provenance import ROOT
+from mnv3lib.report import pages, parameters, running
+
+OVERRIDES = yaml.safe_load((Path(__file__).parent / "overrides.yaml").read_text())
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+PARAMETERS = 'count = 2  # a number\nname = "a"\nrate = 0.5\nnothing = None'
+
+
+def write_notebook(path: Path, *cells: str, parameters: str = PARAMETERS) -> None:
+    """A notebook with a heading, a cell of parameters, and `cells` of code."""
+    parameters = new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    opening = new_markdown_cell(
+        "# A <b>title</b>\n\nHow much is $a^2 + b$? See [the next](02_second.ipynb).\n\n$$\\frac{1}{2}$$"
+    )
+    notebook = new_notebook(cells=[opening, parameters, *map(new_code_cell, cells)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, path)
+
+
+@pytest.fixture
+def notebooks(tmp_path):
+    """A folder with two small notebooks and no parameters for them."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    figure = (
+        "from mnv3lib import plots\nimport matplotlib.pyplot as plt\nfigure, axes = plt.subplots()\n"
+        "plots.show(figure, '01_figure', alt='a \"quoted\" & plain text', caption='An empty figure.', folder='FIGURES')"
+    ).replace("FIGURES", str(tmp_path / "figures"))
+    write_notebook(folder / "01_first.ipynb", figure, "count * 21")
+    write_notebook(folder / "02_second.ipynb", "'<script>alert(1)</script>'")
+    (folder / "report.yaml").write_text("{}\n")
+    return folder
+
+
+@pytest.fixture
+def make(notebooks, tmp_path, monkeypatch):
+    """Make the report of the small notebooks, with no trained models, and return its folder."""
+    monkeypatch.setattr(pages, "_data_parameters", lambda log: {"dataset": "digits"})
+    (tmp_path / "models").mkdir()
+
+    def run(**options):
+        pages.make(
+            notebooks=notebooks,
+            output=tmp_path / "report",
+            figures=tmp_path / "figures",
+            models=tmp_path / "models",
+            log=lambda line: None,
+            **options,
+        )
+        return tmp_path / "report"
+
+    return run
+
+
+def test_small_report(make, notebooks, tmp_path):
+    folder = make(parameters={"01_first": {"count": 3}})
+    first = (folder / "01_first.html").read_text()
+    assert "63" in first
+    assert "<math" in first and "$a^2" not in first
+    assert 'href="02_second.html"' in first
+    assert [image["alt"] for image in BeautifulSoup(first, "html.parser")("img")] == ['a "quoted" & plain text']
+    assert "<script>alert(1)" not in (folder / "02_second.html").read_text()
+    start = (folder / "index.html").read_text()
+    assert 'href="01_first.html"' in start and 'href="02_second.html"' in start
+
+
+def test_only_pages_that_changed_are_made_again(make, notebooks, tmp_path):
+    def outdated():
+        return pages.outdated(tmp_path / "report", notebooks, tmp_path / "models")
+
+    reading = PARAMETERS + '\nrecorded_folder = "../tables"\nmodels_folder = "../nowhere"'
+    write_notebook(notebooks / "03_third.ipynb", "'made', count", parameters=reading)
+    assert list(outdated()) == ["01_first", "02_second", "03_third"]
+    folder = make()
+    assert outdated() == {}
+    write_notebook(notebooks / "02_second.ipynb", "6 * 7")
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "one.csv").write_text("a table")
+    record = tmp_path / "models" / "run" / store.RECORD
+    record.parent.mkdir()
+    record.write_text("{}")
+    assert outdated() == {
+        "02_second": ["notebooks/02_second.ipynb"],
+        "03_third": ["models/run/record.json", "tables/one.csv"],
+    }
+    record.unlink()
+    for name in ("01_old.png", "02_old.png"):
+        (tmp_path / "figures" / name).write_bytes(b"a figure")
+    before = {page.name: page.read_bytes() for page in folder.glob("0*.html")}
+    make(changed=True)
+    assert outdated() == {}
+    after = {page.name: page.read_bytes() for page in folder.glob("0*.html")}
+    assert [name for name in before if before[name] != after[name]] == ["02_second.html", "03_third.html"]
+    assert "42" in after["02_second.html"].decode()
+    assert not (tmp_path / "figures" / "02_old.png").exists() and (tmp_path / "figures" / "01_old.png").exists()
+    (notebooks / "report.yaml").write_text("01_first: {count: 5}\n")
+    assert outdated() == {"01_first": ["report.yaml"]}
+    write_notebook(notebooks / "04_fourth.ipynb", "1")
+    assert outdated()["02_second"] == ["titles"] and "04_fourth" in outdated()
+
+
+def test_failing_cell_leaves_the_old_pages(make, notebooks):
+    folder = make()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    write_notebook(notebooks / "02_second.ipynb", "fine = 1", "raise RuntimeError('the reason')")
+    with pytest.raises(running.NotebookError, match=r"02_second\.ipynb, cell 3: RuntimeError: the reason"):
+        make()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_kernel_that_dies_is_named(tmp_path):
+    write_notebook(tmp_path / "01_first.ipynb", "import os", "os._exit(1)")
+    with pytest.raises(running.NotebookError, match=r"01_first\.ipynb: its kernel died"):
+        running.run_notebook(tmp_path / "01_first.ipynb", tmp_path / "out.ipynb", {})
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"cuont": 3}, "'cuont': choose from count, name, rate, nothing"),
+        ({"count": "three"}, "count='three' should be int"),
+        ({"count": True}, "count=True should be int"),
+        ({"name": 1}, "name=1 should be str"),
+    ],
+)
+def test_wrong_parameters_are_refused_before_anything_runs(make, notebooks, parameters, message):
+    write_notebook(notebooks / "01_first.ipynb", f"open({str(notebooks / 'ran')!r}, 'w')")
+    with pytest.raises(InputError, match=message):
+        make(parameters={"02_second": parameters})
+    assert not (notebooks / "ran").exists()
+
+
+def test_an_int_serves_as_a_float_and_anything_as_none(notebooks):
+    parameters.check(notebooks / "01_first.ipynb", {"rate": 1, "nothing": 3, "name": None})
+
+
+@pytest.fixture(scope="session")
+def full_report(tmp_path_factory):
+    """All five notebooks with the overrides of the tests, from the records of the repository."""
+    folder = tmp_path_factory.mktemp("report")
+    patch = pytest.MonkeyPatch()
+    patch.setattr(pages, "_data_parameters", lambda log: {"data_folder": str(folder / "none"), "dataset": "digits"})
+    patch.setenv("MNV3_CHECKPOINTS", str(folder / "checkpoints"))
+    try:
+        pages.make(output=folder / "report", figures=folder / "figures", parameters=OVERRIDES)
+    finally:
+        patch.undo()
+    return folder / "report"
+
+
+def test_every_notebook_runs_and_has_its_page(full_report):
+    names = [page.name for page in pages.pages()]
+    assert names == ["01_versions_explained", "02_train", "03_evaluate", "04_latency", "05_ablations"]
+    assert set(OVERRIDES) == set(names)
+    assert {path.stem for path in full_report.glob("*.html")} == {"index", *names}
+
+
+def test_pages_are_whole(full_report):
+    """Every figure has its alternative text, no formula is left as LaTeX, no path of this machine shows."""
+    for page in full_report.glob("*.html"):
+        html = page.read_text()
+        soup = BeautifulSoup(html, "html.parser")
+        assert all(len(image["alt"]) > 20 for image in soup("img")), page.name
+        assert len({heading.get_text() for heading in soup("h1")}) == 1, page.name
+        text = re.sub(r"<(style|pre|code)\b.*?</\1>|base64,[^\"]*", "", html, flags=re.DOTALL)
+        assert not re.search(r"\$[^$\n]{1,80}\$", text), page.name
+        assert str(Path.home()) + "/" not in html.replace(str(full_report.parent), ""), page.name
+
+
+def loads(html: str) -> list[str]:
+    """What a page would fetch: scripts, styles, images and the like from elsewhere."""
+    tags = BeautifulSoup(html, "html.parser")(["script", "link", "img", "iframe", "source", "video", "audio", "object"])
+    sources = [tag[name] for tag in tags for name in ("src", "href", "data") if tag.has_attr(name)]
+    sources += re.findall(r"@import\s+[\"']?([^\"';]+)", html) + re.findall(r"url\(\s*[\"']?([^\"')]+)", html)
+    return [source for source in sources if not source.startswith(("data:", "#"))]
+
+
+def test_pages_name_nothing_to_load(full_report):
+    assert loads('<script src="https://cdn.example/x.js"></script>') == ["https://cdn.example/x.js"]
+    for page in full_report.glob("*.html"):
+        assert loads(page.read_text()) == [], page.name
+
+
+@pytest.fixture
+def proxy():
+    """A proxy on this machine that refuses everything and keeps the addresses it was asked for."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def refuse(self):
+            asked.append(self.path)
+            self.send_error(502)
+
+        do_GET = do_POST = do_CONNECT = do_HEAD = refuse  # noqa: N815
+
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1], asked
+    server.shutdown()
+
+
+def browse(page: Path, port: int, profile: Path) -> str:
+    """Open a page in a real browser behind the proxy; returns the document as the browser has it after loading."""
+    quiet = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    quiet += " --disable-component-update --disable-sync --disable-default-apps --disable-extensions"
+    command = [CHROMIUM, *quiet.split(), f"--user-data-dir={profile}", f"--proxy-server=http://127.0.0.1:{port}"]
+    command += ["--virtual-time-budget=3000", "--dump-dom", page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
+def test_browser_asks_for_nothing(full_report, proxy, tmp_path):
+    port, asked = proxy
+
+    def foreign():
+        return [address for address in asked if not re.search(r"google|gvt1|chrome", address)]  # the browser's own
+
+    control = tmp_path / "control.html"
+    control.write_text('<img src="http://example.org/picture.png">')
+    browse(control, port, tmp_path / "profile")
+    assert any("example.org" in address for address in foreign())
+    asked.clear()
+    for page in sorted(full_report.glob("*.html")):
+        document = browse(page, port, tmp_path / "profile")
+        assert "<h1" in document
+        assert foreign() == [], page.name
+
+
+def test_committed_report_is_small_and_complete():
+    sizes = {path.name: path.stat().st_size for path in (ROOT / "report").glob("*.html")}
+    assert not any(str(ROOT) in path.read_text() for path in (ROOT / "report").glob("*.html"))
+    assert {page.file for page in pages.pages()} | {"index.html"} == set(sizes)
+    assert sum(sizes.values()) < 10_000_000
+
+
+def test_what_pages_read_of_the_ablations_is_among_their_inputs():
+    """Else a page would keep quoting an older spread between seeds, and `report --check` would not notice."""
+    listed = pages.pages()
+    reading = [page for page in listed if "ablations.recorded(" in page.path.read_text()]
+    assert len(reading) > 1
+    for page in reading:
+        inputs = pages.inputs(page, listed, {}, store.models_folder())
+        assert any(name.startswith("results/ablations/") for name in inputs), page.name

@@ -1,0 +1,47 @@
+"""What the figures share, and what those without a module of their own must show."""
+
+import itertools
+
+import matplotlib
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+
+from mnv3lib.report import plots, plots_latency
+
+
+@pytest.fixture(autouse=True)
+def style():
+    with matplotlib.rc_context(plots.STYLE):
+        yield
+    plt.close("all")
+
+
+def test_names_hide_neither_lines_nor_points_nor_each_other():
+    axes = plt.figure().subplots()
+    axes.plot([1, 2, 3], [1, 2, 3], "o-")
+    axes.scatter([1.05, 2.1], [1, 2], marker="*")
+    axes.set(xlim=(0, 3), ylim=(0, 4))
+    points = [
+        (1, 1, "a long name", "black"),
+        (1.05, 1, "star", "0.4"),
+        (2, 2, "middle", "black"),
+        (3, 3, "end", "black"),
+    ]
+    plots.name_points(axes, points)
+    assert [text.get_text() for text in axes.texts] == [name for _, _, name, _ in points]
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    on_line = axes.transData.transform([(x / 100, x / 100) for x in range(100, 300)])
+    stars = axes.transData.transform([(1.05, 1), (2.1, 2)])
+    assert not any(box.contains(*pixel) for box in boxes for pixel in [*on_line, *stars])
+    assert all(axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max) for box in boxes)
+
+
+def test_networks_are_joined_by_width_where_a_wider_one_is_faster():
+    table = pd.DataFrame(
+        {"model": "v3_large", "width": [0.5, 0.25, 1.0], "median_ms": [2.0, 3.0, 9.0], "top1": [72.0, 68.0, 76.0]}
+    ).assign(original=float("nan"))
+    (axes,) = plots_latency.accuracy(table, "title").axes
+    assert axes.lines[0].get_xydata().tolist() == [[3, 68], [2, 72], [9, 76]]
+    assert [text.get_text() for text in axes.texts] == ["×0.25", "×0.5", "×1"]

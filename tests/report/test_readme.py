@@ -1,0 +1,69 @@
+"""What README shows of the records, and that it is what the records say now."""
+
+import dataclasses
+
+import pytest
+from records import record_of
+
+from mnv3lib import commands, recipe, store
+from mnv3lib.__main__ import main
+from mnv3lib.errors import InputError
+from mnv3lib.provenance import ROOT
+from mnv3lib.report import pages, readme
+from mnv3lib.study import ablations
+
+HISTORY = [dict.fromkeys(store.HISTORY_COLUMNS, 1)]
+
+
+def save(folder, made, top1):
+    store.save(folder, record_of(made, top1), HISTORY, None, None)
+
+
+@pytest.fixture
+def models(tmp_path):
+    save(tmp_path / "models", recipe.make(width=0.25), 62.13)
+    return tmp_path / "models"
+
+
+def test_readme_has_what_the_records_say():
+    start, end = readme.MARKERS
+    block = (ROOT / "README.md").read_text().split(start)[1].split(end)[0]
+    assert block.strip() == readme.block(ROOT / "trained_models").strip()
+
+
+def test_readme_is_rewritten_between_its_markers(models, tmp_path):
+    start, end = readme.MARKERS
+    file = tmp_path / "README.md"
+    file.write_text(f"before\n{start}\nold\n{end}\nafter\n")
+    readme.update(file, models)
+    text = file.read_text()
+    assert text.startswith(f"before\n{start}\n") and text.endswith(f"{end}\nafter\n")
+    assert "old" not in text.split() and "mobilenet_v3_small_0.25" in text and "80.24" in text
+    file.write_text("no markers")
+    with pytest.raises(InputError, match=r"README\.md"):
+        readme.update(file, models)
+    assert file.read_text() == "no markers"
+
+
+@pytest.mark.parametrize(
+    ("output", "models", "written"),
+    [("report", "trained_models", True), ("elsewhere", "trained_models", False), ("report", "models", False)],
+)
+def test_only_the_report_of_the_checkout_writes_its_readme(output, models, written, tmp_path, monkeypatch):
+    text = "\n".join(readme.MARKERS)
+    (tmp_path / "README.md").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(commands.report, "ROOT", tmp_path)
+    monkeypatch.setattr(pages, "make", lambda **_: "index.html")
+    assert main(["report", "--output", output, "--models", models]) == 0
+    assert ((tmp_path / "README.md").read_text() != text) is written
+
+
+def test_verdicts_follow_the_recorded_ablations(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(ablations, "folder", lambda: tmp_path / "ablations")
+    line = "| Dropout makes no difference | claimed |"
+    assert f"{line} not run yet |" in readme.block(models)
+    base, dropout = ablations.recipes("dropout").values()
+    for made, seed, top1 in ((base, 0, 61.0), (base, 1, 61.1), (dropout, 0, 51.0), (dropout, 1, 51.1)):
+        save(tmp_path / "ablations", dataclasses.replace(made, seed=seed), top1)
+    assert f"{line} does not hold | 0.2 against " in readme.block(models)

@@ -1,0 +1,159 @@
+"""Sweeps: grids of recipes, and many runs on a real Dask scheduler with worker processes."""
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import threading
+import time
+
+import dask
+import nbformat
+import pytest
+from records import record_of
+
+from mnv3lib import data, recipe, store, training
+from mnv3lib.__main__ import main
+from mnv3lib.errors import InputError
+from mnv3lib.provenance import ROOT
+from mnv3lib.report import sweep
+
+
+def test_grid_is_the_product_in_order():
+    made = sweep.grid(model=["v2", "v1"], width=0.5, seed=[0, 1])
+    assert [(one.model, one.width, one.seed) for one in made] == [
+        ("v2", 0.5, 0),
+        ("v2", 0.5, 1),
+        ("v1", 0.5, 0),
+        ("v1", 0.5, 1),
+    ]
+
+
+def test_image_sizes_are_one_value():
+    assert [one.image_sizes for one in sweep.grid(image_sizes=[20, 32])] == [(20, 32)]
+    assert [one.image_sizes for one in sweep.grid(image_sizes=[[20, 32], [32]])] == [(20, 32), (32,)]
+
+
+def test_file_of_grids(tmp_path):
+    path = tmp_path / "runs.yaml"
+    path.write_text("common: {epochs: 3}\nruns:\n- {model: v3_small, width: [0.25, 0.5]}\n- {model: v1, epochs: 4}\n")
+    assert [(one.run, one.epochs) for one in sweep.read(path)] == [
+        ("mobilenet_v3_small_0.25", 3),
+        ("mobilenet_v3_small_0.5", 3),
+        ("mobilenet_v1_1.0", 4),
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "runs: 3", "runs: [3]", "[1]", "runs: []\nmore: 1", "runs: [", "\x00"])
+def test_bad_file_is_named(tmp_path, text):
+    path = tmp_path / "runs.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"runs\.yaml should have a list of grids under `runs`"):
+        sweep.read(path)
+
+
+def test_unknown_field_and_value_are_named(tmp_path):
+    path = tmp_path / "runs.yaml"
+    path.write_text("runs: [{widht: 1}]")
+    with pytest.raises(InputError, match="widht"):
+        sweep.read(path)
+    with pytest.raises(InputError, match="v4"):
+        sweep.grid(model=["v3_small", "v4"])
+
+
+def test_same_name_for_different_recipes_is_refused():
+    once = recipe.make(epochs=2)
+    assert sweep.distinct([once, once]) == [once]
+    with pytest.raises(InputError, match=r"mobilenet_v3_small_1\.0: give each a `variant`"):
+        sweep.distinct([once, recipe.make(epochs=3)])
+
+
+def test_command_wants_a_file_or_a_grid(capsys):
+    assert main(["sweep"]) == 1
+    assert "name either a YAML file or fields" in capsys.readouterr().err
+
+
+def test_dry_run_wants_no_images(capsys, tmp_path):
+    options = ["--width", "0.25", "--models", str(tmp_path), "--data", str(tmp_path / "nowhere"), "--dry-run"]
+    assert main(["sweep", *options]) == 0
+    assert capsys.readouterr().out == "mobilenet_v3_small_0.25: 0 of 20 epochs\n"
+
+
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+def test_command_refuses_what_training_would(capsys, monkeypatch, tmp_path, dry):
+    """Before anything is read or started: a run of another recipe, or without weights, under a name of the grid."""
+    monkeypatch.setattr(data, "load", None)
+    one, other = sweep.grid(dataset="digits", width=[0.25, 0.5], epochs=2)
+    for made in (dataclasses.replace(one, epochs=1), other):
+        store.save(tmp_path, record_of(made), [{"epoch": 1}], None, None)
+    options = ["sweep", "--dataset", "digits", "--epochs", "2", "--models", str(tmp_path), *dry]
+    assert main([*options, "--width", "0.25", "0.5"]) == 1
+    assert f"{one.run} has another recipe (epochs differ)" in capsys.readouterr().err
+    assert main([*options, "--width", "0.5"]) == 1
+    assert f"{other.run} was kept without weights" in capsys.readouterr().err
+    assert main([*options, "--width", "0.5", "--no-weights", "--dry-run"]) == 0
+    assert capsys.readouterr().out == f"{other.run}: done\n"
+
+
+@pytest.mark.parametrize(("file", "models"), [("campaign", "trained_models"), ("tuning", "results/tuning")])
+def test_committed_runs_are_of_the_recipes_in_their_file(file, models):
+    made = sweep.distinct(sweep.read(ROOT / "notebooks" / f"{file}.yaml"))
+    recorded = [training.made_already(one, ROOT / models, weights=False) for one in made]
+    assert any(recorded)
+
+
+def test_command_tells_no_scheduler(capsys, monkeypatch, tmp_path):
+    missing = tmp_path / "scheduler.json"
+    options = ["--dataset", "digits", "--models", str(tmp_path), "--scheduler-file", str(missing)]
+    assert main(["sweep", *options]) == 1
+    assert "there is no scheduler file" in capsys.readouterr().err
+
+
+def jobs_of(recipes, folder):
+    return [
+        sweep.Job(made, models=folder / "models", checkpoints=folder / "checkpoints", executed=folder / "executed")
+        for made in recipes
+    ]
+
+
+def kill_the_worker_of(job, client, killed):
+    """SIGKILL the worker process that trains `job`, once the first epoch is complete."""
+    while not job.epochs_done:
+        time.sleep(0.1)
+    pids = client.run(os.getpid)
+    address = next(worker for worker, keys in client.processing().items() if any(job.run in key for key in keys))
+    os.kill(pids[address], signal.SIGKILL)
+    killed.append(pids[address])
+
+
+def test_sweep_survives_a_killed_worker_and_a_failing_run(tmp_path):
+    common = dict(dataset="digits", width=0.25, batch_size=64, image_sizes=(16,))
+    long = recipe.make(model="v3_small", epochs=12, **common)
+    failing = recipe.make(model="v2", epochs=2, variant="nan", learning_rate=100.0, weight_decay=1.0, **common)
+    made = recipe.make(model="v1", epochs=1, **common)
+    jobs = jobs_of([long, failing, made], tmp_path)
+    training.train(made, models=tmp_path / "models", checkpoints=tmp_path / "checkpoints", log=lambda line: None)
+    before = (tmp_path / "models" / made.run / store.RECORD).read_bytes()
+
+    lines, killed = [], []
+    with sweep.connect(workers=2) as client:
+        measuring = client.run(dask.config.get, "distributed.worker.profile.enabled")
+        assert list(measuring.values()) == [False, False], "Dask's profiler slows the training"
+        killer = threading.Thread(target=kill_the_worker_of, args=(jobs[0], client, killed), daemon=True)
+        killer.start()
+        failed = sweep.sweep(jobs, client, log=lines.append)
+        killer.join(timeout=10)
+
+    assert killed
+    record = store.load_record(long.run, tmp_path / "models")
+    assert record["resumed"], "the run was not resumed"
+    assert record["recipe"] == json.loads(json.dumps(long.as_dict()))
+    assert len(store.load_history(long.run, tmp_path / "models")) == 12
+    assert list(failed) == [failing.run]
+    assert "DivergedError" in failed[failing.run] and "lower learning_rate" in failed[failing.run]
+    assert (tmp_path / "models" / made.run / store.RECORD).read_bytes() == before
+    assert lines[0] == "1 of 3 runs have their record already"
+    assert any(re.fullmatch(rf"{long.run}: \d+ of 12 epochs", line) for line in lines)
+    executed = nbformat.read(tmp_path / "executed" / f"{long.run}.ipynb", as_version=4)
+    assert any(long.run in str(cell.get("outputs")) for cell in executed.cells)

@@ -1,0 +1,113 @@
+"""The table of results, as README and report show it."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+from records import record_of
+
+from mnv3lib import recipe, store
+from mnv3lib.provenance import ROOT
+from mnv3lib.study import published, results
+
+
+def save(folder, made, top1, curve):
+    """A run without weights, with the accuracy after each epoch in `curve`."""
+    record = record_of(
+        made,
+        top1,
+        images=10_000,
+        parameters=347_100,
+        macs=9_555_584,
+        environment={"processor": "a processor", "threads": 1},
+        seconds=60.0 * len(curve),
+        images_per_second=100.0,
+    )
+    history = pd.DataFrame({"epoch": range(1, len(curve) + 1), "test_top1": curve, "seconds": 60.0})
+    history = history.assign(learning_rate=0.1, train_loss=1.0, train_top1=50.0)
+    store.save(folder, record, history.to_dict("records"), None, None)
+
+
+@pytest.fixture
+def models(tmp_path):
+    """Three runs that belong in the table and two that do not."""
+    small = recipe.make(model="v3_small", width=0.25)
+    original = published.load(results.ORIGINAL).query("network == 'v3_small' and width == 0.25")["top1"].item()
+    save(tmp_path, small, original + 2, [original - 1, original + 1, original + 2])
+    save(tmp_path, dataclasses.replace(small, seed=1), original - 2, [original - 3, original - 2])
+    save(tmp_path, recipe.make(model="v1", width=0.25), 60.0, [60.0])
+    save(tmp_path, dataclasses.replace(small, split="holdout"), 50.0, [50.0])
+    save(tmp_path, recipe.make(dataset="digits"), 99.0, [99.0])
+    return tmp_path
+
+
+def test_table_has_the_runs_on_the_test_set(models):
+    table = results.recorded(models)
+    assert list(table["run"]) == ["mobilenet_v1_0.25", "mobilenet_v3_small_0.25", "mobilenet_v3_small_0.25_seed1"]
+    assert table["original"].isna().tolist() == [True, False, False]
+    assert ((table["low"] < table["top1"]) & (table["top1"] < table["high"])).all()
+
+
+def test_markdown_says_what_the_records_say(models):
+    lines = results.markdown(results.recorded(models)).splitlines()
+    assert len(lines) == 2 + 3
+    row = next(line for line in lines if "`mobilenet_v3_small_0.25`" in line)
+    assert "| 0.347 | 9.56 | 3 |" not in row  # epochs are the recipe's
+    assert "| 0.347 | 9.56 | 20 | 62.13 |" in row and "+2.00" in row
+    assert "–" in next(line for line in lines if "mobilenet_v1" in line)
+
+
+def test_time_to_original(models):
+    table = results.time_to_original(models).set_index("run")
+    assert (table["epoch"]["mobilenet_v3_small_0.25"], table["minutes"]["mobilenet_v3_small_0.25"]) == (2, 2.0)
+    assert pd.isna(table["epoch"]["mobilenet_v3_small_0.25_seed1"])
+    page = table.style.format(precision=1, na_rep="never").to_html()
+    assert ">2<" in page and ">2.0<" in page and ">never<" in page  # an epoch is a whole number
+
+
+def test_goals_are_judged_by_the_mean_of_the_seeds(models):
+    goals = results.goals(results.recorded(models))
+    small = goals.set_index(["model", "width"]).loc[("v3_small", 0.25)]
+    original = published.load(results.ORIGINAL).query("network == 'v3_small' and width == 0.25")["top1"].item()
+    assert (small["top1"], small["seeds"], small["reached"]) == (pytest.approx(original), 2, "missed")
+    words = results.goals_in_words(goals)
+    assert words.startswith("Of the 6 goals that this project set itself, 0 are reached, and none of the aims")
+    assert f"Missed: V3 Small 0.25 by {63.5 - original:.2f} points." in words and "V3 Large 1." in words
+    goals = goals.assign(top1=goals["goal"] + [1.0, 0.2, 1.0, 1.0, 1.0, 1.0], seeds=[3, 1, 3, 3, 3, 1], reached="goal")
+    words = results.goals_in_words(goals)
+    assert "2 of the networks have a single run; the narrowest margin is that of V3 Small 0.5, 0.20 points." in words
+    for top1, outcome in ((63.5, "goal"), (67.0, "aim")):
+        save(models, recipe.make(model="v3_small", width=0.25, seed=2), 3 * top1 - 2 * original, [top1])
+        assert results.goals(results.recorded(models))["reached"][0] == outcome
+    longer = recipe.make(width=0.25, epochs=200, seed=4)
+    for other in (longer, recipe.make(width=0.25, variant="longer"), recipe.make("original", width=0.25)):
+        save(models, other, 90.0, [90.0])  # no run of the usual recipe
+    assert results.goals(results.recorded(models))["seeds"][0] == 3
+
+
+def test_runs_of_a_usual_name_are_of_the_recipe_as_it_stands():
+    models = ROOT / "trained_models"
+    for run in store.runs(models):
+        recorded = store.load_record(run, models)["recipe"]
+        if not recorded["variant"]:
+            given = {name: recorded[name] for name in ("recipe", "model", "width", "seed")}
+            assert recipe.make(**given).differences(recorded) == [], run
+            assert recipe.is_usual(recorded) == (recorded["recipe"] == "modern"), run
+
+
+def test_csv_has_a_row_a_run_and_the_fields_that_vary(models):
+    table = pd.read_csv(results.write_csv(models))
+    assert len(table) == 5 and table["top1"].max() == 99.0
+    assert {"model", "seed", "split", "dataset", "processor"} <= set(table.columns)
+    assert not {"epochs", "momentum"} & set(table.columns)  # the same in all
+
+
+def test_peers_are_others_on_the_same_images():
+    table = results.peers()
+    assert results.ORIGINAL not in set(table["source"]) and set(table["resolution"]) == {32}
+    assert "80.24" in results.peers_for_print()["top-1 (%)"].tolist()
+
+
+def test_no_runs(tmp_path):
+    assert results.recorded(tmp_path).empty
+    assert len(results.markdown(results.recorded(tmp_path)).splitlines()) == 2

@@ -1,0 +1,394 @@
+import csv
+import io
+import json
+import os
+import zlib
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image, ImageCms
+
+import mnv3lib
+from mnv3lib import data, inference, training
+from mnv3lib.__main__ import main
+from mnv3lib.errors import InputError
+from mnv3lib.provenance import ROOT
+from mnv3lib.study import labelling
+
+RED, GREEN, BLUE, YELLOW = (200, 30, 40), (30, 180, 60), (20, 40, 190), (230, 220, 20)
+NOISE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+
+
+def quarters(size=(64, 48)) -> Image.Image:
+    """Red and green above, blue and yellow below: shows how an image is turned."""
+    image = Image.new("RGB", size)
+    width, height = size[0] // 2, size[1] // 2
+    for colour, corner in ((RED, (0, 0)), (GREEN, (width, 0)), (BLUE, (0, height)), (YELLOW, (width, height))):
+        image.paste(colour, (*corner, corner[0] + width, corner[1] + height))
+    return image
+
+
+def corners(image: Image.Image) -> list[tuple[int, int, int]]:
+    """The colours near the four corners, row by row."""
+    width, height = image.size
+    return [image.getpixel((x, y)) for y in (4, height - 5) for x in (4, width - 5)]
+
+
+def close(colours, expected, tolerance=12) -> bool:
+    return np.abs(np.array(colours, int) - np.array(expected, int)).max() <= tolerance
+
+
+@pytest.fixture(scope="module")
+def network() -> mnv3lib.MobileNet:
+    torch.manual_seed(0)
+    made = mnv3lib.build("v3_small", width=0.25, num_classes=10).eval()
+    made.classes, made.mean, made.std = data.CLASSES["digits"], (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+    return made
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, few_digits, tiny):
+    """A folder with two runs on digits."""
+    folder = tmp_path_factory.mktemp("models")
+    for seed in (0, 1):
+        training.train(
+            tiny(seed=seed), dataset=few_digits, models=folder, checkpoints=folder / ".c", log=lambda line: None
+        )
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two photographs with the companions that such a folder has."""
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    quarters().save(photographs / "b.png")
+    quarters().save(photographs / "a.JPG")
+    for name in ("SOURCES.csv", "README.md", "licence.TXT", ".hidden"):
+        (photographs / name).write_text("no image")
+    (photographs / "subfolder").mkdir()
+    return photographs
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff"])
+def test_orientation_is_undone(tmp_path, orientation, suffix):
+    upright = quarters()
+    # What a camera stores is the inverse of what the tag asks for: 6 (turn clockwise) and 8 are each other's.
+    turns = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
+    stored = upright.transpose(Image.Transpose(turns[orientation])) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / f"image.{suffix}", exif=exif, **({"quality": 95} if suffix != "tiff" else {}))
+    image = inference.load_image(tmp_path / f"image.{suffix}")
+    assert image.size == upright.size
+    assert close(corners(image), [RED, GREEN, BLUE, YELLOW], 40 if suffix == "webp" else 20)
+
+
+def test_damaged_exif_does_not_cost_the_image(tmp_path):
+    quarters().save(tmp_path / "a.jpg", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xffgarbage", quality=95)
+    assert inference.load_image(tmp_path / "a.jpg").size == (64, 48)
+
+
+FORMATS = {
+    "RGB": ["png", "jpg", "bmp", "gif", "tiff", "webp", "ppm", "tga", "pcx", "jp2", "ico", "dds", "sgi", "avif"],
+    "L": ["png", "jpg", "bmp", "gif", "tiff", "pgm", "tga", "pcx"],
+    "P": ["png", "bmp", "gif", "tiff", "tga"],
+    "1": ["png", "bmp", "tiff", "pbm", "xbm"],
+    "LA": ["png", "tiff", "tga"],
+    "RGBA": ["png", "tiff", "webp", "tga", "ico"],
+    "CMYK": ["jpg", "tiff"],
+    "YCbCr": ["jpg", "tiff"],
+    "I;16": ["png", "tiff"],
+    "I": ["tiff"],
+    "F": ["tiff"],
+}
+
+
+@pytest.mark.parametrize(("mode", "suffix"), [(mode, suffix) for mode in FORMATS for suffix in FORMATS[mode]])
+def test_every_mode_and_format_gives_the_same_picture(tmp_path, mode, suffix):
+    grey = quarters().convert("L")
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    elif mode == "I":
+        image = Image.fromarray(np.asarray(grey).astype(np.int32) * 257)
+    elif mode == "F":
+        image = Image.fromarray(np.asarray(grey).astype(np.float32) / 255)
+    elif mode == "P":
+        image = quarters().quantize(4)
+    else:
+        image = quarters().convert(mode)
+    assert image.mode == mode
+    options = {"jpg": {"quality": 95, "subsampling": 0}, "ico": {"sizes": [(64, 48)], "bitmap_format": "png"}}
+    image.save(tmp_path / f"image.{suffix}", **options.get(suffix, {}))
+    read = inference.load_image(tmp_path / f"image.{suffix}")
+    assert (read.mode, read.size) == ("RGB", (64, 48))
+    if mode == "1":
+        assert set(read.get_flattened_data()) == {(0, 0, 0), (255, 255, 255)}
+    else:
+        expected = quarters() if mode in ("RGB", "P", "RGBA", "CMYK", "YCbCr") else grey.convert("RGB")
+        assert close(corners(read), corners(expected), 45 if suffix in ("webp", "avif", "dds", "gif") else 20)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "La", "RGBa", "P", "RGB", "L", "1"])
+def test_transparent_parts_are_white(mode, tmp_path):
+    if mode in ("P", "RGB", "L", "1"):
+        image = Image.new("RGB", (8, 8), (0, 0, 0)).convert(mode)
+        image.save(tmp_path / "a.png", transparency=(0, 0, 0) if mode == "RGB" else 0)
+        read = inference.load_image(tmp_path / "a.png")
+    else:
+        image = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+        image = image.convert("LA").convert(mode) if mode == "La" else image.convert(mode)
+        read = inference.to_rgb(image)
+    assert read.getpixel((3, 3)) == (255, 255, 255)
+
+
+def test_a_palette_with_transparency_of_its_own():
+    image = Image.new("PA", (8, 8), (1, 0))
+    image.putpalette([0, 0, 0, *RED])
+    image.putpixel((0, 0), (1, 255))
+    read = inference.to_rgb(image)
+    assert (read.getpixel((0, 0)), read.getpixel((3, 3))) == (RED, (255, 255, 255))
+
+
+def test_half_transparent_is_half_way_to_white():
+    read = inference.to_rgb(Image.new("RGBA", (4, 4), (0, 100, 200, 128)))
+    assert close([read.getpixel((0, 0))], [(127, 177, 227)], 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        ([0, 32768, 65535], np.uint16, [0, 128, 255]),
+        ([0, 100, 255], np.uint16, [0, 0, 1]),
+        ([0, 128, 255], np.int32, [0, 128, 255]),
+        ([-5, 32768, 65535], np.int32, [0, 128, 255]),
+        ([0, 500_000, 1_000_000], np.int32, [0, 128, 255]),
+        ([0, 0.5, 1], np.float32, [0, 128, 255]),
+        ([0, 128, 255], np.float32, [0, 128, 255]),
+        ([-1, np.nan, 0.2], np.float32, [0, 0, 51]),
+        ([np.inf, 0, 1], np.float32, [0, 0, 255]),
+        ([0, 0, 0], np.float32, [0, 0, 0]),
+    ],
+)
+def test_deep_grey_values_keep_their_scale(values, kind, expected):
+    read = inference.to_rgb(Image.fromarray(np.array([values], kind)))
+    assert [read.getpixel((x, 0))[0] for x in range(3)] == pytest.approx(expected, abs=1)
+
+
+def test_lab_and_big_endian_16_bits(tmp_path):
+    profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    ImageCms.profileToProfile(quarters(), *profiles, outputMode="LAB").save(tmp_path / "lab.tiff")
+    assert close(corners(inference.load_image(tmp_path / "lab.tiff")), [RED, GREEN, BLUE, YELLOW], 12)
+    values = np.array([[0, 32768, 65535]], ">u2")
+    (tmp_path / "big.pgm").write_bytes(b"P5 3 1 65535\n" + values.tobytes())
+    assert [inference.load_image(tmp_path / "big.pgm").getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tiff"])
+def test_the_first_frame_of_an_animation_counts(tmp_path, suffix):
+    frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, GREEN, BLUE)]
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
+    assert close([inference.load_image(tmp_path / f"a.{suffix}").getpixel((8, 8))], [RED], 12)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "bmp", "tiff", "webp", "ppm", "tga", "jp2", "avif"])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
+def test_cut_off_files_are_refused_by_name(tmp_path, suffix, share):
+    Image.fromarray(NOISE).save(tmp_path / f"whole.{suffix}")
+    whole = (tmp_path / f"whole.{suffix}").read_bytes()
+    (tmp_path / f"cut.{suffix}").write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(InputError, match=rf"cut\.{suffix}") as error:
+        inference.load_image(tmp_path / f"cut.{suffix}")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + bytes(60), b"GIF89a", b"\xff\xd8\xff"]
+)
+def test_what_is_no_image_is_refused_by_name(tmp_path, content):
+    (tmp_path / "odd.png").write_bytes(content)
+    with pytest.raises(InputError, match=r"odd\.png"):
+        inference.load_image(tmp_path / "odd.png")
+
+
+def test_what_is_no_file_is_refused_by_name(tmp_path):
+    with pytest.raises(InputError, match=r"there is no file .*none\.png"):
+        inference.load_image(tmp_path / "none.png")
+    with pytest.raises(InputError, match="is no file"):
+        inference.load_image(tmp_path)
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(InputError, match=r"pipe\.png is no file"):
+        inference.load_image(tmp_path / "pipe.png")
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_unpacked(tmp_path):
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+
+    side = (30_000).to_bytes(4, "big")
+    header = chunk(b"IHDR", side + side + bytes([8, 2, 0, 0, 0]))
+    (tmp_path / "bomb.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(100_000))) + chunk(b"IEND", b"")
+    )
+    with pytest.raises(InputError, match=r"bomb\.png has more than 178,956,970 pixels"):
+        inference.load_image(tmp_path / "bomb.png")
+
+
+def test_the_middle_square_is_scaled():
+    image = Image.new("RGB", (300, 100), RED)
+    image.paste(BLUE, (100, 0, 200, 100))
+    pixels = inference.as_pixels(image)
+    assert pixels.shape == (32, 32, 3)
+    assert pixels.dtype == torch.uint8
+    assert close(pixels.reshape(-1, 3).numpy(), [BLUE], 15)
+    upright = inference.as_pixels(image.transpose(Image.Transpose.ROTATE_90))
+    assert (upright.permute(1, 0, 2).int() - pixels.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9_000), (9_000, 1), (31, 33), (2_000, 1_500)])
+def test_any_size_and_shape(network, size):
+    table = mnv3lib.predict(network, Image.new("RGB", size, RED), top=3)
+    assert len(table) == 3
+
+
+def test_a_fine_pattern_becomes_its_mean_and_not_its_samples():
+    board = np.indices((320, 320)).sum(0) % 2 * 255
+    pixels = inference.as_pixels(Image.fromarray(board.astype(np.uint8)).convert("RGB"))
+    assert (pixels.float() - 127.5).abs().max() < 3
+
+
+def test_guesses_are_those_of_the_network(network):
+    image = Image.fromarray(NOISE).resize((32, 32))
+    table = mnv3lib.predict(network, image)
+    inputs = data.normalise(torch.from_numpy(np.array(image))[None], network.mean, network.std)
+    best = network(inputs).softmax(1)[0].topk(5)
+    assert table["class"].tolist() == [network.classes[index] for index in best.indices]
+    assert table["probability"].tolist() == pytest.approx(best.values.tolist(), rel=1e-5)
+    assert table["rank"].tolist() == [1, 2, 3, 4, 5]
+    assert table.columns.tolist() == ["image", "rank", "class", "probability"]
+
+
+def test_predict_takes_paths_and_images_and_leaves_the_network_as_it_was(network, folder):
+    network.train()
+    table = mnv3lib.predict(network, [folder / "b.png", str(folder / "a.JPG"), quarters()], top=2)
+    assert network.training
+    network.eval()
+    assert table["image"].tolist() == ["b.png"] * 2 + ["a.JPG"] * 2 + ["2"] * 2
+    again = mnv3lib.predict(network, folder / "b.png", top=2)
+    assert again["probability"].tolist() == pytest.approx(table["probability"][:2].tolist(), abs=1e-6)
+    assert mnv3lib.predict(network, []).empty
+
+
+def test_predict_says_what_is_missing(network):
+    with pytest.raises(InputError, match="from 1 to 10"):
+        mnv3lib.predict(network, quarters(), top=11)
+    with pytest.raises(InputError, match=r"mnv3lib\.load"):
+        mnv3lib.predict(mnv3lib.build("v1", width=0.25), quarters())
+
+
+def test_a_broken_file_is_named_and_the_rest_is_labelled(models, folder, capsys):
+    (folder / "broken.jpg").write_bytes((folder / "a.JPG").read_bytes()[:300])
+    (folder / "odd").write_text("no image, and no companion either")
+    code = main(["predict", str(folder), "--models", str(models), "--format", "csv", "--top", "2"])
+    out, err = capsys.readouterr()
+    assert code == 1
+    assert [line.split()[1] for line in err.splitlines()] == [str(folder / "broken.jpg"), str(folder / "odd")]
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert len(rows) == 2 * 2 * 2
+    assert {row["image"] for row in rows} == {"a.JPG", "b.png"}
+    assert len({row["run"] for row in rows}) == 2
+    assert all(0 < float(row["probability"]) <= 1 for row in rows)
+    assert list(rows[0]) == ["run", "image", "rank", "class", "probability"]
+
+
+def test_companions_are_skipped_in_silence(models, folder, capsys):
+    assert main(["predict", str(folder), "--models", str(models)]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert len(out.splitlines()) == 1 + 2 * 2
+
+
+def test_a_companion_that_is_asked_for_is_reported(models, folder, capsys):
+    assert main(["predict", str(folder / "README.md"), "--models", str(models)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "README.md is no image" in err
+
+
+def test_json_is_written_whole_and_reads_back(models, folder, tmp_path, capsys):
+    run = sorted(path.name for path in models.glob("mobilenet*"))[0]
+    out = tmp_path / "guesses.json"
+    arguments = ["predict", str(folder / "b.png"), "--run", run, "--format", "json", "--out", str(out)]
+    assert main([*arguments, "--models", str(models)]) == 0
+    assert capsys.readouterr().out == ""
+    (one,) = json.loads(out.read_text())
+    assert (one["run"], one["image"], len(one["guesses"])) == (run, "b.png", 5)
+    probabilities = [guess["probability"] for guess in one["guesses"]]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert set(one["guesses"][0]) == {"class", "probability"}
+    expected = mnv3lib.predict(mnv3lib.load(run, models), folder / "b.png", size=16)
+    assert probabilities == pytest.approx(expected["probability"].tolist(), abs=1e-6)
+
+
+def test_files_of_one_name_go_by_their_path_and_odd_names_print(models, tmp_path, capsys):
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        quarters().save(tmp_path / name / "same.png")
+    quarters().save(tmp_path / "x" / "two\nlines, \udcff.png", format="png")
+    arguments = ["predict", str(tmp_path / "x"), str(tmp_path / "y"), "--models", str(models), "--format", "csv"]
+    assert main(arguments) == 0
+    images = {row["image"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
+    assert images == {str(tmp_path / folder / "same.png") for folder in "xy"} | {
+        str(tmp_path / "x" / "two lines, \ufffd.png")
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "culprit"),
+    [(["nowhere"], "nowhere"), ([".", "--run", "nonsuch"], "nonsuch"), ([".", "--top", "11"], "top 11")],
+)
+def test_bad_input_is_one_line(models, folder, monkeypatch, capsys, arguments, culprit):
+    monkeypatch.chdir(folder)
+    assert main(["predict", *arguments, "--models", str(models)]) == 1
+    err = capsys.readouterr().err
+    assert culprit in err
+    assert err.count("\n") == 1
+
+
+def test_nothing_to_label_and_nothing_to_label_with(models, tmp_path, capsys):
+    assert main(["predict", str(tmp_path), "--models", str(models)]) == 1
+    assert "no images" in capsys.readouterr().err
+    quarters().save(tmp_path / "a.png")
+    assert main(["predict", str(tmp_path), "--models", str(tmp_path)]) == 1
+    assert "no trained models" in capsys.readouterr().err
+
+
+def test_score_counts_the_photographs_whose_class_is_known(network):
+    table = mnv3lib.predict(network, [quarters(), Image.fromarray(NOISE), quarters()], top=2).assign(run="r")
+    first, second = table["class"][0], table["class"][1]
+    (row,) = labelling.score(table, {"0": first, "2": second}).to_dict("records")
+    assert (row["images"], row["right"], row["top1"], row["in_best"]) == (2, 1, 50, 2)
+    assert labelling.score(table, {}).empty
+
+
+def test_no_predictions_are_a_heading_and_nothing_more():
+    nothing = pd.DataFrame(columns=["run", *inference.COLUMNS])
+    assert labelling.as_text(nothing, "table") == "run image\n"
+    assert labelling.as_text(nothing, "csv").count("\n") == 1 and labelling.as_text(nothing, "json") == "[]\n"
+
+
+def test_every_test_image_opens_and_is_in_the_list_of_sources():
+    folder = ROOT / "test_images"
+    files = inference.find_images([folder])
+    assert inference.photographs(folder).shape == (20, 32, 32, 3)
+    sources = labelling.sources(folder)
+    assert {file.name for file in files} == set(sources)
+    classes = {row["cifar100_class"] for row in sources.values()} - {""}
+    assert classes <= set(data.CLASSES["cifar100"])
+    for row in sources.values():
+        assert row["author"] in labelling.credits(folder)
+    castle = inference.load_image(folder / "castle.jpg")
+    assert castle.width > castle.height  # stored turned by 90 degrees
