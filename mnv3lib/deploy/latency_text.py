@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from mnv3lib.deploy import profiling
+from mnv3lib.deploy import profiling, timing
 from mnv3lib.deploy.timing import NOISY
 from mnv3lib.recipe import short
 
@@ -43,7 +43,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     names = ["device", "threads", "batch", "runtime", "calls"]
     shown[names] = table[names]
     for name in ("median", "p25", "p75", "p90"):
-        shown[name] = table[f"{name}_ms"].map(lambda value: ms(value).removesuffix(" ms"))
+        shown[name] = table[f"{name}_ms"].map(lambda value: timing.milliseconds(value).removesuffix(" ms"))
     return shown.assign(noisy=table["noisy"].map({True: "noisy", False: ""}))
 
 
@@ -239,11 +239,6 @@ def front(table: pd.DataFrame) -> pd.DataFrame:
     """The rows with a top1 that no other row beats in both, fastest first."""
     known = table.dropna(subset=["top1"]).sort_values(["median_ms", "top1"], ascending=[True, False])
     return known[known["top1"] > known["top1"].cummax().shift(fill_value=-1.0)]
-
-
-def ms(value: float) -> str:
-    """Milliseconds with three digits, and no power of ten."""
-    return f"{value:,.0f} ms" if value >= 1000 else f"{value:.3g} ms"
 
 
 def title(row) -> str:

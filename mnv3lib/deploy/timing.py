@@ -151,3 +151,8 @@ def random_images(batch: int, size: int = 32, device: str | torch.device = "cpu"
     """Normal noise [batch, 3, size, size] in channels_last, the same at every call: pixels do not change the speed."""
     images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
     return images.to(device, memory_format=torch.channels_last)
+
+
+def milliseconds(value: float) -> str:
+    """Milliseconds with three digits, and no power of ten."""
+    return f"{value:,.0f} ms" if value >= 1000 else f"{value:.3g} ms"

@@ -23,7 +23,7 @@ from mnv3lib.blocks import (
 )
 from mnv3lib.errors import InputError
 from mnv3lib.networks import MobileNet
-from mnv3lib.report.plots import COLOURS
+from mnv3lib.report.figures import COLOURS
 
 # The papers' abbreviation and the name of each non-linearity.
 NONLINEARITIES = {

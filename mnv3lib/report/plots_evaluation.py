@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from mnv3lib.recipe import short
-from mnv3lib.report.plots import COLOURS, MODEL_STYLE, logarithmic, name_points
+from mnv3lib.report.figures import COLOURS, MODEL_STYLE, logarithmic, name_points
 from mnv3lib.study.evaluation import Evaluation
 
 AXIS = {"macs": "MACs for one image (millions)", "parameters": "parameters (millions)"}

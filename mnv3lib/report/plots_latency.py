@@ -5,10 +5,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mnv3lib.deploy.latency_text import ms, place
-from mnv3lib.report.plots import COLOURS, MODEL_STYLE, logarithmic, name_points
-
-HATCHES = ("", "//", "..", "xx", "--", "oo")
+from mnv3lib.deploy.latency_text import place
+from mnv3lib.report.figures import COLOURS, HATCHES, MODEL_STYLE, logarithmic, name_points
 
 
 def by_width(table: pd.DataFrame) -> Figure:
@@ -86,34 +84,6 @@ def accuracy(table: pd.DataFrame, title: str) -> Figure:
     if axes.has_data():
         figure.legend(fontsize=8, loc="outside lower center", ncols=3)
     name_points(axes, names)
-    return figure
-
-
-def bars(tables: dict[str, pd.DataFrame], reference: str, title: str) -> Figure:
-    """Latencies relative to the contestant `reference`, with the interquartile range; a panel each of `tables`.
-
-    tables: title of the panel to what timing.measure returned.
-    """
-    height = 0.4 * max(map(len, tables.values())) + 1.5
-    figure, panels = plt.subplots(1, len(tables), figsize=(4.4 * len(tables), height), squeeze=False, sharey=True)
-    for axes, (name, table) in zip(panels[0], tables.items(), strict=True):
-        rows = table.set_index("name")
-        unit = rows.loc[reference, "median_ms"]
-        spread = [(rows["median_ms"] - rows["p25_ms"]) / unit, (rows["p75_ms"] - rows["median_ms"]) / unit]
-        drawn = axes.barh(rows.index, rows["median_ms"] / unit, xerr=spread, capsize=3, height=0.6)
-        for bar, colour, hatch in zip(drawn, COLOURS, HATCHES, strict=False):
-            bar.set(facecolor=colour, hatch=hatch, edgecolor="white")
-        for index, (median, end) in enumerate(zip(rows["median_ms"], rows["p75_ms"], strict=True)):
-            axes.annotate(
-                ms(median), (end / unit, index), xytext=(7, 0), textcoords="offset points", va="center", size=8
-            )
-        axes.axvline(1, color="0.4", lw=1, ls="--")
-        axes.set_xlim(0, 1.3 * max(rows["p75_ms"].max() / unit, 1))
-        axes.set(title=name, xlabel=f"latency ({reference} = 1)")
-        axes.title.set_size(9)
-        axes.grid(axis="y", visible=False)
-    panels[0][0].invert_yaxis()
-    _title(figure, title)
     return figure
 
 

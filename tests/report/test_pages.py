@@ -42,8 +42,8 @@ def notebooks(tmp_path):
     folder = tmp_path / "notebooks"
     folder.mkdir()
     figure = (
-        "from mnv3lib import plots\nimport matplotlib.pyplot as plt\nfigure, axes = plt.subplots()\n"
-        "plots.show(figure, '01_figure', alt='a \"quoted\" & plain text', caption='An empty figure.', folder='FIGURES')"
+        "from mnv3lib.report import figures\nimport matplotlib.pyplot as plt\nfigure, axes = plt.subplots()\n"
+        "figures.show(figure, '01_figure', alt='a \"quoted\" & plain text', caption='Empty.', folder='FIGURES')"
     ).replace("FIGURES", str(tmp_path / "figures"))
     write_notebook(folder / "01_first.ipynb", figure, "count * 21")
     write_notebook(folder / "02_second.ipynb", "'<script>alert(1)</script>'")

@@ -14,7 +14,7 @@ from mnv3lib import build, cost, recipe, store, training
 from mnv3lib.__main__ import main
 from mnv3lib.errors import InputError
 from mnv3lib.networks import MobileNet
-from mnv3lib.report import plots, sweep
+from mnv3lib.report import figures, sweep
 from mnv3lib.study import ablations, ablations_text, results
 from mnv3lib.study.ablations_text import CLAIMS, FAILS, HOLDS, MISSING, UNDECIDED
 from mnv3lib.study.axes import AXES, FIRST, SETTING
@@ -313,7 +313,7 @@ def test_single_runs_have_no_interval_and_a_base_is_needed():
 
 def test_figure_of_differences_has_a_row_a_variant():
     records = [record("base", 60.0), record("base", 60.5, seed=1), record("one", 61.0, crop=3)]
-    figure = plots.differences(ablations.compare(records), "title")
+    figure = figures.differences(ablations.compare(records), "title")
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["one"]
     assert [text.get_text() for text in axes.texts] == ["+0.75 (1 seed)"]
@@ -321,8 +321,8 @@ def test_figure_of_differences_has_a_row_a_variant():
 
 def test_long_names_of_variants_leave_the_title_whole():
     records = [record("base", 60.0), record("a-variant-that-changes-four-things-at-once", 61.0, crop=3)]
-    with matplotlib.rc_context(plots.STYLE):
-        figure = plots.differences(ablations.compare(records), "Changes of the recipe: V3 Small 0.25, 10 epochs")
+    with matplotlib.rc_context(figures.STYLE):
+        figure = figures.differences(ablations.compare(records), "Changes of the recipe: V3 Small 0.25, 10 epochs")
         figure.canvas.draw()
         titles = [*figure.texts, *(axes.title for axes in figure.axes)]
         shown = [one.get_window_extent() for one in titles if one.get_text()]
@@ -506,13 +506,13 @@ def test_versions_are_compared_at_no_more_macs(tmp_path):
 
 def test_overview_has_every_variant_but_the_bases():
     table, _ = results_of({"5e-4": [60.0, 60.2], "0": [30.0], "1e-3": [61.0]}, "weight-decay")
-    (axes,) = plots.overview(table).axes
+    (axes,) = figures.overview(table).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "1e-3"]
     assert [text.get_text() for text in axes.texts] == ["weight-decay"]
     assert axes.get_xlim()[0] < -30
     bottom, top = axes.get_ylim()
     assert bottom >= 1.5 and top <= -0.5  # no point on the frame
-    (axes,) = plots.accuracy_for_compute(table, "title").axes
+    (axes,) = figures.accuracy_for_compute(table, "title").axes
     assert [text.get_text() for text in axes.texts] == ["5e-4", "0", "1e-3"]
 
 

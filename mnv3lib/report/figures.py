@@ -21,6 +21,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from mnv3lib import provenance
+from mnv3lib.deploy.timing import milliseconds
 from mnv3lib.recipe import Recipe
 
 COLOURS = mpl.color_sequences["petroff10"]  # made to be told apart with any colour vision (Petroff 2021)
@@ -30,30 +31,14 @@ MODEL_STYLE = {
     "v3_small": {"color": COLOURS[0], "marker": "o", "label": "MobileNet V3 Small"},
     "v3_large": {"color": COLOURS[4], "marker": "D", "label": "MobileNet V3 Large"},
 }
-STYLE = {
-    "figure.dpi": 144,
-    "figure.figsize": (7.5, 4.2),
-    "figure.constrained_layout.use": True,
-    "font.size": 10,
-    "axes.prop_cycle": mpl.cycler(color=COLOURS),
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "grid.alpha": 0.3,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "image.interpolation": "nearest",
-}
-
 SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))  # right and up
 LINES = ("-", "--", ":", "-.")
+HATCHES = ("", "//", "..", "xx", "--", "oo")
 
 
 def use_style() -> None:
     """Make the style of the report matplotlib's default; the first cell of a notebook calls it."""
-    mpl.rcParams.update(STYLE)
+    plt.style.use("mnv3lib.report.figures")
 
 
 def show(figure: Figure, name: str, *, alt: str, caption: str, folder: str | os.PathLike = "../figures") -> None:
@@ -303,4 +288,37 @@ def accuracy_for_compute(table: pd.DataFrame, title: str) -> Figure:
     axes.margins(x=0.18, y=0.12)
     axes.set(title=title, xlabel="million MACs an image × epochs", ylabel="top-1 on the test set (%)")
     name_points(axes, [(*row, "black") for row in zip(compute, table["top1"], table["variant"], strict=True)])
+    return figure
+
+
+def bars(tables: dict[str, pd.DataFrame], reference: str, title: str) -> Figure:
+    """Latencies relative to the contestant `reference`, with the interquartile range; a panel each of `tables`.
+
+    tables: title of the panel to what timing.measure returned.
+    """
+    height = 0.4 * max(map(len, tables.values())) + 1.5
+    figure, panels = plt.subplots(1, len(tables), figsize=(4.4 * len(tables), height), squeeze=False, sharey=True)
+    for axes, (name, table) in zip(panels[0], tables.items(), strict=True):
+        rows = table.set_index("name")
+        unit = rows.loc[reference, "median_ms"]
+        spread = [(rows["median_ms"] - rows["p25_ms"]) / unit, (rows["p75_ms"] - rows["median_ms"]) / unit]
+        drawn = axes.barh(rows.index, rows["median_ms"] / unit, xerr=spread, capsize=3, height=0.6)
+        for bar, colour, hatch in zip(drawn, COLOURS, HATCHES, strict=False):
+            bar.set(facecolor=colour, hatch=hatch, edgecolor="white")
+        for index, (median, end) in enumerate(zip(rows["median_ms"], rows["p75_ms"], strict=True)):
+            axes.annotate(
+                milliseconds(median),
+                (end / unit, index),
+                xytext=(7, 0),
+                textcoords="offset points",
+                va="center",
+                size=8,
+            )
+        axes.axvline(1, color="0.4", lw=1, ls="--")
+        axes.set_xlim(0, 1.3 * max(rows["p75_ms"].max() / unit, 1))
+        axes.set(title=name, xlabel=f"latency ({reference} = 1)")
+        axes.title.set_size(9)
+        axes.grid(axis="y", visible=False)
+    panels[0][0].invert_yaxis()
+    figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
     return figure

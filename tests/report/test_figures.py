@@ -7,12 +7,12 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from mnv3lib.report import plots, plots_latency
+from mnv3lib.report import figures, plots_latency
 
 
 @pytest.fixture(autouse=True)
 def style():
-    with matplotlib.rc_context(plots.STYLE):
+    with matplotlib.plt.style.context("mnv3lib.report.figures"):
         yield
     plt.close("all")
 
@@ -28,7 +28,7 @@ def test_names_hide_neither_lines_nor_points_nor_each_other():
         (2, 2, "middle", "black"),
         (3, 3, "end", "black"),
     ]
-    plots.name_points(axes, points)
+    figures.name_points(axes, points)
     assert [text.get_text() for text in axes.texts] == [name for _, _, name, _ in points]
     boxes = [text.get_window_extent() for text in axes.texts]
     assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
