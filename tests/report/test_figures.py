@@ -2,7 +2,6 @@
 
 import itertools
 
-import matplotlib
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
@@ -12,7 +11,7 @@ from mnv3lib.report import figures, plots_latency
 
 @pytest.fixture(autouse=True)
 def style():
-    with matplotlib.plt.style.context("mnv3lib.report.figures"):
+    with plt.style.context("mnv3lib.report.figures"):
         yield
     plt.close("all")
 
