@@ -1,4 +1,7 @@
-"""A DataFrame as people read it: all values as text, under headings with units; as HTML for pages, or as Markdown."""
+"""DataFrames as people read them: all values as text, under headings with units; as HTML for pages, or as Markdown.
+
+Then the tables that several pages show.
+"""
 
 import re
 from collections.abc import Callable
@@ -6,7 +9,35 @@ from collections.abc import Callable
 import pandas as pd
 from IPython.display import HTML
 
+from mnv3lib.study.claims import verdicts
+
 MISSING = "–"
+RUNS = {
+    "run": "run",
+    "parameters": "parameters (M)",
+    "macs": "MACs (M)",
+    "epochs": "epochs",
+    "top1": "top-1 (%)",
+    "interval": "95 % interval",
+    "top5": "top-5 (%)",
+    "minutes": "minutes",
+    "trained_on": "trained on",
+    "original": "original top-1 (%)",
+    "difference": "difference",
+}
+COMPARISON = {
+    "variant": "variant",
+    "change": "what it changes",
+    "seeds": "seeds",
+    "top1": "top-1 (%)",
+    "spread": "standard deviation",
+    "difference": "difference (points)",
+    "low": "95 % from",
+    "high": "to",
+    "macs": "MACs (M)",
+    "seconds": "minutes",
+    "trained_on": "trained on",
+}
 
 
 def text(
@@ -45,8 +76,12 @@ def html(shown: pd.DataFrame, kind: str = "mnv3-rows") -> HTML:
 
     kind: a class of the pages' style sheet: mnv3-rows for many columns, mnv3-text for sentences, or none.
     """
-    page = shown.to_html(index=False, border=0, classes=kind, justify="unset")
-    return HTML(re.sub("`([^`<]+)`", r"<code>\1</code>", page))
+    return HTML(code(shown.to_html(index=False, border=0, classes=kind)))
+
+
+def code(page: str) -> str:
+    """HTML with `code` between backticks, as Markdown has it, made code."""
+    return re.sub("`([^`<]+)`", r"<code>\1</code>", page)
 
 
 def markdown(shown: pd.DataFrame) -> str:
@@ -54,3 +89,52 @@ def markdown(shown: pd.DataFrame) -> str:
     numbers = [all(re.fullmatch(r"[-+]?[\d.,–]+", value) for value in column) for _, column in shown.items()]
     rows = [shown.columns, ["---:" if right else "---" for right in numbers], *shown.itertuples(index=False)]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
+
+
+def runs(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of results.recorded as text."""
+    shown = table.assign(
+        parameters=table["parameters"] / 1e6,
+        macs=table["macs"] / 1e6,
+        interval=[f"{row.low:.2f}–{row.high:.2f}" for row in table.itertuples()],
+        difference=table["top1"] - table["original"],
+    )
+    return text(shown[list(RUNS)], RUNS, {"parameters": "{:.3f}", "minutes": "{:.0f}", "difference": "{:+.2f}"})
+
+
+def comparison(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of ablations.compare as text."""
+    formats = dict.fromkeys(("difference", "low", "high"), "{:+.2f}") | {"macs": "{:.1f}"}
+    formats["seconds"] = lambda times: "; ".join(f"{each / 60:.0f}" for each in times)
+    return text(table.assign(macs=table["macs"] / 1e6)[list(COMPARISON)], COMPARISON, formats)
+
+
+def claims(tests: pd.DataFrame) -> pd.DataFrame:
+    """The table of claims.tests as text, a row a claim."""
+    tested = tests.dropna(subset=["difference"])
+    judged = verdicts(tests)
+    return pd.DataFrame(
+        {
+            "claim": judged["claim"],
+            "by the earlier report": judged["question"].map({True: "asked", False: "claimed"}),
+            "verdict": judged["verdict"].astype(str),
+            "evidence": [
+                "; ".join(map(_evidence, tested[tested["claim"] == claim].itertuples())) for claim in judged["claim"]
+            ],
+        }
+    )
+
+
+def _evidence(row) -> str:
+    names, decay = f"{row.variant} against {row.against}", ""
+    if not pd.isna(row.macs):
+        names = f"{row.variant} ({row.macs / 1e6:.1f} M MACs) against {row.against} ({row.macs_against / 1e6:.1f} M)"
+        if row.weight_decay != row.weight_decay_against:  # `modern` decays wide networks less, which by itself helps
+            decay = f", with a weight decay of {row.weight_decay:g} against {row.weight_decay_against:g}"
+    runs = f"{row.seeds:.0f} and {row.seeds_against:.0f} runs"
+    return f"{names}: {points(row.difference, row.low, row.high)} ({runs}){decay}"
+
+
+def points(difference: float, low: float, high: float) -> str:
+    """A difference in points of top-1 with its 95 % interval, where there is one."""
+    return f"{difference:+.2f} points" + ("" if pd.isna(low) else f", 95 % {low:+.2f} to {high:+.2f}")
