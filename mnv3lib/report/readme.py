@@ -19,7 +19,7 @@ TEMPLATES.filters |= {
     "short": short,
     "markdown": tables.markdown,
     "html": lambda shown, kind: Markup(tables.html(shown, kind).data),
-    "code": lambda page: Markup(tables.code(page)),
+    "code": lambda page: Markup(tables.code(str(page))),
 }
 
 

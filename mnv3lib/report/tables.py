@@ -11,7 +11,6 @@ from IPython.display import HTML
 
 from mnv3lib.study.claims import verdicts
 
-MISSING = "–"
 RUNS = {
     "run": "run",
     "parameters": "parameters (M)",
@@ -45,25 +44,26 @@ def text(
     headings: dict[str, str] | None = None,
     formats: dict[str, str | Callable] | None = None,
     precision: int = 2,
+    missing: str = "–",
 ) -> pd.DataFrame:
     """All values of `table` as text, under the `headings` of its columns.
 
     A column without a heading goes by its name, with spaces for underscores. formats: by column a format string or a
-    function; other floats have `precision` digits behind the point, and True and False are yes and no. Missing values
-    are MISSING, whatever the format.
+    function; other floats have `precision` digits behind the point, and True and False are yes and no. A missing value
+    is `missing`, whatever the format.
     """
     headings, formats = headings or {}, formats or {}
     columns = {
-        place: [_as_text(value, formats.get(name), precision) for value in table[name]]
+        place: [_as_text(value, formats.get(name), precision, missing) for value in table[name]]
         for place, name in enumerate(table.columns)
     }
     names = [headings.get(name, str(name).replace("_", " ")) for name in table.columns]
     return pd.DataFrame(columns, index=table.index).set_axis(names, axis=1)  # two columns may have one heading
 
 
-def _as_text(value, how: str | Callable | None, precision: int) -> str:
+def _as_text(value, how: str | Callable | None, precision: int, missing: str) -> str:
     if pd.api.types.is_scalar(value) and pd.isna(value):
-        return MISSING
+        return missing
     if how:
         return how.format(value) if isinstance(how, str) else how(value)
     if isinstance(value, bool):

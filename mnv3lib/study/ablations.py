@@ -61,9 +61,10 @@ def base_variant(axis: str) -> str:
 def plan(names: Iterable[str], seeds: Iterable[int] = (), **changes) -> list[Recipe]:
     """The runs of `names`, in the order in which they should be made: the name of an axis, axis/variant, first or all.
 
-    first: what the file of axes lists under `first`; all: these and then every axis. With `seeds` every recipe is run
-    with each of them; without, the base with its `base_seeds` and everything else with seed 0. The base of an axis with a setting of
-    its own is its longest run, and often a trained model already: it comes last, and with the whole axis alone.
+    first: what the file of axes lists so; all: these and then every axis. With `seeds` every recipe is run with each of
+    them; without, the base of the file's setting with its seeds and everything else with seed 0. The base of an axis
+    with a setting of its own is its longest run, and often a trained model already: it comes last, and with the whole
+    axis alone.
     """
     study, expanded = axes.read(), []
     for name in names:

@@ -21,7 +21,7 @@ KINDS = {str: "text", bool: "true or false", float: "a number", list: "a list", 
 class Axis:
     """One question; `variants` gives each variant's change to the base.
 
-    setting: where the base itself is another than the file's `setting` says.
+    setting: where the base itself is another than the study's `setting` says.
     same_budget: give each variant the learning rate that makes its mean over the run the base's.
     """
 
@@ -50,7 +50,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Study:
-    """All that the file says: the base's `setting` and seeds, the axes by name, the runs to make first, the claims."""
+    """The file: setting and seeds of the base, the axes by name, what `plan` takes for `first`, and the claims."""
 
     setting: dict
     base_seeds: list
@@ -59,86 +59,88 @@ class Study:
     claims: list
 
 
+def read(path: Path | None = None) -> Study:
+    """What the file says (default: FILE). It is read once a process.
+
+    Raises InputError, with the file and the key, on what makes no recipe or no test.
+    """
+    return _read(path or FILE)
+
+
 @functools.cache
-def read(path: Path = FILE) -> Study:
-    """What the file says, read once a process. Raises InputError, with the key, on what makes no recipe or no test."""
+def _read(path: Path) -> Study:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"there is no {path}, which lists the ablations: work in a checkout") from None
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"{path} is no YAML: {one_line(error)}") from None
-    with _at(path):
+        raise InputError(f"{path}: {one_line(error)}") from None
+    with _at(f"{path}: "):
         study = _made(Study, content)
-        with _at("setting and base_seeds"):
+        with _at("setting and base_seeds: "):
             for seed in study.base_seeds:
-                _recipe(study.setting, {"seed": seed})
-        axes = {name: _axis(name, given, study.setting) for name, given in study.axes.items()}
+                _check_recipe(study.setting, {"seed": seed})
+        axes = {}
+        for name, given in study.axes.items():
+            with _at(f"axes, {name}"):
+                with _at(": "):
+                    axes[name] = axis = _made(Axis, given)
+                for variant, change in axis.variants.items():
+                    with _at(f", {variant}: "):
+                        _check_recipe(study.setting, axis.setting, change, variant=f"{name}-{variant}")
         for name in study.first:
-            with _at(f"first, {name}"):
-                axis, _, variant = str(name).partition("/")
-                choose("axis", axis, axes)
-                choose("variant", variant, axes[axis].variants)
-        claims = [_claim(number, given, axes) for number, given in enumerate(study.claims, 1)]
+            with _at(f"first, {name}: "):
+                _check_variant(axes, *str(name).split("/", 1))
+        claims = []
+        for number, given in enumerate(study.claims, 1):
+            with _at(f"claims, number {number}: "):
+                claims.append(claim := _made(Claim, given))
+                for name in [*claim.variants, claim.against or "base"]:
+                    _check_variant(axes, claim.axis, name)
+                if claim.low >= claim.high:
+                    raise InputError("its low should be below its high")
     return dataclasses.replace(study, axes=axes, claims=claims)
 
 
-def _axis(name: str, given: object, setting: dict) -> Axis:
-    with _at(f"axes, {name}"):
-        axis = _made(Axis, given)
-        if not axis.variants:
-            raise InputError("variants: name at least one")
-        for variant, change in axis.variants.items():
-            with _at(variant):
-                _recipe(setting, axis.setting, change, {"variant": f"{name}-{variant}"})
-    return axis
+@contextmanager
+def _at(place: str):
+    """Put `place` before the message of an InputError."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{place}{error}") from None
 
 
-def _claim(number: int, given: object, axes: dict[str, Axis]) -> Claim:
-    with _at(f"claims, number {number}"):
-        claim = _made(Claim, given)
-        choose("axis", claim.axis, axes)
-        for name in [*claim.variants, claim.against or "base"]:
-            choose("variant", name, ["base", *axes[claim.axis].variants])
-        if not claim.variants or claim.low >= claim.high:
-            raise InputError("give it variants, and a low that is below high")
-    return claim
-
-
-def _recipe(*changes: object) -> None:
-    """Raise InputError unless all `changes` together make a recipe."""
+def _check_recipe(*changes: object, **name: str) -> None:
+    """Raise InputError unless all `changes` together make a recipe that can have this `name`."""
     fields = {}
     for change in changes:
-        if not isinstance(change, dict) or not all(isinstance(name, str) for name in change):
-            raise InputError("give the fields of a recipe that it changes")
-        if fields.keys() & change.keys() & {"variant"}:
-            raise InputError("variant: its name is that already")
+        if not isinstance(change, dict):
+            raise InputError(f"{change!r} should be fields of a recipe")
         fields |= change
-    recipe.make(**fields)
+    for one in fields:
+        choose("field of a recipe", one, [name for name in recipe.DEFAULTS if name != "variant"])
+    recipe.make(**fields, **name)
+
+
+def _check_variant(axes: dict[str, Axis], axis: str, variant: str = "base") -> None:
+    choose("axis", axis, axes)
+    choose(f"variant of {axis}", variant, ["base", *axes[axis].variants])
 
 
 def _made(kind: type, given: object):
-    """A `kind` of the mapping `given`, with names and types checked."""
+    """A `kind` of the mapping `given`; names, types, and that nothing is missing or empty, are checked."""
     fields = {one.name: one for one in dataclasses.fields(kind)}
     if not isinstance(given, dict):
         raise InputError(f"give a mapping of {', '.join(fields)}")
     for name, value in given.items():
         choose("key", name, fields)
         wanted = fields[name].type
-        if not isinstance(value, wanted) and not (wanted is float and type(value) is int):
+        if type(value) is not wanted and not (wanted is float and type(value) is int):
             raise InputError(f"{name} {value!r} should be {KINDS[wanted]}")
-        if wanted is dict and (numbers := [key for key in value if not isinstance(key, str)]):
-            raise InputError(f"{name}: put {numbers[0]!r} in quotes, or it is no name")
-    lacking = [name for name, one in fields.items() if name not in given and one.default is one.default_factory is MISSING]
-    if lacking:
-        raise InputError(f"{', '.join(lacking)} is missing")
+        if wanted is dict and (others := [key for key in value if not isinstance(key, str)]):
+            raise InputError(f"{name}: put {others[0]!r} in quotes")  # or YAML takes it for a number
+    for name, one in fields.items():
+        if one.default is one.default_factory is MISSING and not given.get(name):
+            raise InputError(f"{name} is missing")
     return kind(**given)
-
-
-@contextmanager
-def _at(place: object):
-    """Put `place` before the message of an InputError."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{place}: {error}") from None
