@@ -43,20 +43,11 @@ def block(models: Path | None = None) -> str:
     """What README has between its two markers."""
     runs = tables.runs(results.recorded(models))
     runs["run"] = runs["run"].map("`{}`".format)
-    return render("readme.md.j2", models, runs=runs, peers=peers())
-
-
-def peers() -> pd.DataFrame:
-    """The table of results.peers as text."""
-    table = results.peers()
-    shown = pd.DataFrame(
-        {
-            "published by": "[" + table["source"] + "](" + table["url"] + ")",
-            "network": table["network"] + " " + table["width"].astype(str),
-        }
-    ).join(table[["parameters_m", "macs_m", "epochs", "top1", "note"]])
-    headings = {"parameters_m": "parameters (M)", "macs_m": "MACs (M)", "top1": "top-1 (%)"}
-    return tables.text(shown, headings, {"macs_m": "{:.1f}"})
+    peers = tables.peers()
+    peers["published by"] = [
+        f"[{name}]({url})" for name, url in zip(peers["published by"], results.peers()["url"], strict=True)
+    ]
+    return render("readme.md.j2", models, runs=runs, peers=peers)
 
 
 def update(readme: Path, models: Path | None = None) -> None:

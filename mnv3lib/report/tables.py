@@ -9,33 +9,21 @@ from collections.abc import Callable
 import pandas as pd
 from IPython.display import HTML
 
+from mnv3lib.study import results
 from mnv3lib.study.claims import verdicts
 
-RUNS = {
-    "run": "run",
+HEADINGS = {  # of columns that several tables have, parameters and MACs in millions
     "parameters": "parameters (M)",
     "macs": "MACs (M)",
-    "epochs": "epochs",
     "top1": "top-1 (%)",
-    "interval": "95 % interval",
     "top5": "top-5 (%)",
-    "minutes": "minutes",
-    "trained_on": "trained on",
-    "original": "original top-1 (%)",
-    "difference": "difference",
-}
-COMPARISON = {
-    "variant": "variant",
-    "change": "what it changes",
-    "seeds": "seeds",
-    "top1": "top-1 (%)",
-    "spread": "standard deviation",
-    "difference": "difference (points)",
+    "interval": "95 % interval",
     "low": "95 % from",
     "high": "to",
-    "macs": "MACs (M)",
-    "seconds": "minutes",
-    "trained_on": "trained on",
+    "spread": "standard deviation",
+    "change": "what it changes",
+    "original": "original top-1 (%)",
+    "source": "published by",
 }
 
 
@@ -99,14 +87,27 @@ def runs(table: pd.DataFrame) -> pd.DataFrame:
         interval=[f"{row.low:.2f}–{row.high:.2f}" for row in table.itertuples()],
         difference=table["top1"] - table["original"],
     )
-    return text(shown[list(RUNS)], RUNS, {"parameters": "{:.3f}", "minutes": "{:.0f}", "difference": "{:+.2f}"})
+    columns = "run parameters macs epochs top1 interval top5 minutes trained_on original difference".split()
+    return text(shown[columns], HEADINGS, {"parameters": "{:.3f}", "minutes": "{:.0f}", "difference": "{:+.2f}"})
 
 
 def comparison(table: pd.DataFrame) -> pd.DataFrame:
     """The table of ablations.compare as text."""
-    formats = dict.fromkeys(("difference", "low", "high"), "{:+.2f}") | {"macs": "{:.1f}"}
-    formats["seconds"] = lambda times: "; ".join(f"{each / 60:.0f}" for each in times)
-    return text(table.assign(macs=table["macs"] / 1e6)[list(COMPARISON)], COMPARISON, formats)
+    shown = table.assign(
+        macs=table["macs"] / 1e6,
+        minutes=["; ".join(f"{each / 60:.0f}" for each in seconds) for seconds in table["seconds"]],
+    )
+    columns = "variant change seeds top1 spread difference low high macs minutes trained_on".split()
+    formats = {"difference": "{:+.2f}", "low": "{:+.2f}", "high": "{:+.2f}", "macs": "{:.1f}"}
+    return text(shown[columns], HEADINGS | {"difference": "difference (points)"}, formats)
+
+
+def peers() -> pd.DataFrame:
+    """The table of results.peers as text."""
+    table = results.peers().rename(columns={"parameters_m": "parameters", "macs_m": "macs"})
+    table["network"] += " " + table["width"].astype(str)
+    columns = ["source", "network", "parameters", "macs", "epochs", "top1", "note"]
+    return text(table[columns], HEADINGS, {"macs": "{:.1f}"})
 
 
 def claims(tests: pd.DataFrame) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from mnv3lib.provenance import ROOT
 from mnv3lib.recipe import Recipe
 from mnv3lib.study import axes, statistics
 from mnv3lib.study.places import devices
-from mnv3lib.study.statistics import NAMES, Spread
+from mnv3lib.study.statistics import NAMES, Spread, seed_spread
 
 COLUMNS = "variant change seeds top1 spread difference low high macs seconds trained_on compute outcome"
 
@@ -36,7 +36,7 @@ def recipes(axis: str, **changes) -> dict[str, Recipe]:
     study = axes.read()
     one = study.axes[axis]
     common = study.setting | one.setting | changes
-    base = recipe.make(**common, variant=base_variant(axis))
+    base = recipe.make(**common, variant=f"{axis}-base" if one.setting else "base")
     made = {}
     for name, change in one.variants.items():
         made[name] = recipe.make(**common | change, variant=f"{axis}-{name}")
@@ -51,11 +51,6 @@ def varied(axis: str) -> set[str]:
     """The fields of a recipe that variants of `axis` change."""
     choose("axis", axis, axes.read().axes)
     return {name for change in axes.read().axes[axis].variants.values() for name in change}
-
-
-def base_variant(axis: str) -> str:
-    """What the recipe of the base of `axis` has as its variant."""
-    return f"{axis}-base" if axes.read().axes[axis].setting else "base"
 
 
 def plan(names: Iterable[str], seeds: Iterable[int] = (), **changes) -> list[Recipe]:
@@ -128,7 +123,7 @@ def results(records: Iterable[dict]) -> pd.DataFrame:
     spread between seeds, that of all records.
     """
     records, tables = list(records), []
-    spread = statistics.seed_spread(records)
+    spread = seed_spread(records)
     for axis in axes.read().axes:
         found = {name: find(made, records) for name, made in recipes(axis).items()}
         groups = {name: group for name, group in found.items() if group}
@@ -158,7 +153,7 @@ def compare(records: Iterable[dict], base: str = "base", spread: Spread | None =
     if not groups[base]:
         others = ", ".join(name for name in groups if name != base)
         raise InputError(f"there is no run of the variant {base!r} to compare with: {others or 'no runs'}")
-    return _beside_the_first(groups, spread or statistics.seed_spread(records))
+    return _beside_the_first(groups, spread or seed_spread(records))
 
 
 def _beside_the_first(groups: dict[str, list[dict]], spread: Spread) -> pd.DataFrame:

@@ -75,40 +75,38 @@ def _read(path: Path) -> Study:
         raise InputError(f"there is no {path}, which lists the ablations: work in a checkout") from None
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{path}: {one_line(error)}") from None
-    with _at(f"{path}: "):
+    with _at(path):
         study = _made(Study, content)
-        with _at("setting and base_seeds: "):
+        with _at("setting, base_seeds"):
             for seed in study.base_seeds:
                 _check_recipe(study.setting, {"seed": seed})
-        axes = {}
+        axes, claims = {}, []
         for name, given in study.axes.items():
             with _at(f"axes, {name}"):
-                with _at(": "):
-                    axes[name] = axis = _made(Axis, given)
+                axes[name] = axis = _made(Axis, given)
                 for variant, change in axis.variants.items():
-                    with _at(f", {variant}: "):
+                    with _at(variant):
                         _check_recipe(study.setting, axis.setting, change, variant=f"{name}-{variant}")
         for name in study.first:
-            with _at(f"first, {name}: "):
+            with _at(f"first, {name}"):
                 _check_variant(axes, *str(name).split("/", 1))
-        claims = []
         for number, given in enumerate(study.claims, 1):
-            with _at(f"claims, number {number}: "):
+            with _at(f"claims, number {number}"):
                 claims.append(claim := _made(Claim, given))
                 for name in [*claim.variants, claim.against or "base"]:
                     _check_variant(axes, claim.axis, name)
-                if claim.low >= claim.high:
+                if not claim.low < claim.high:
                     raise InputError("its low should be below its high")
     return dataclasses.replace(study, axes=axes, claims=claims)
 
 
 @contextmanager
-def _at(place: str):
+def _at(place: object):
     """Put `place` before the message of an InputError."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"{place}{error}") from None
+        raise InputError(f"{place}: {error}") from None
 
 
 def _check_recipe(*changes: object, **name: str) -> None:
@@ -138,8 +136,9 @@ def _made(kind: type, given: object):
         wanted = fields[name].type
         if type(value) is not wanted and not (wanted is float and type(value) is int):
             raise InputError(f"{name} {value!r} should be {KINDS[wanted]}")
-        if wanted is dict and (others := [key for key in value if not isinstance(key, str)]):
-            raise InputError(f"{name}: put {others[0]!r} in quotes")  # or YAML takes it for a number
+        for key in value if wanted is dict else ():
+            if not isinstance(key, str):  # YAML took it for a number
+                raise InputError(f"{name}: put {key!r} in quotes")
     for name, one in fields.items():
         if one.default is one.default_factory is MISSING and not given.get(name):
             raise InputError(f"{name} is missing")

@@ -18,6 +18,8 @@ GOALS = {
     ("v3_large", 0.5): (72.5, 75.0),
     ("v3_large", 1.0): (75.0, 78.0),
 }
+COLUMNS = "run model width recipe usual weight_decay seed epochs parameters macs top1 low high top5 minutes trained_on"
+COLUMNS += " images_per_second original"
 
 
 def recorded(models: Path | None = None) -> pd.DataFrame:
@@ -35,29 +37,13 @@ def recorded(models: Path | None = None) -> pd.DataFrame:
             continue
         low, high = evaluation.wilson(round(result["top1"] / 100 * result["images"]), result["images"])
         rows.append(
-            {
-                "run": record["run"],
-                "model": made["model"],
-                "width": made["width"],
-                "recipe": made["recipe"],
-                "usual": is_usual(made),
-                "weight_decay": made["weight_decay"],
-                "seed": made["seed"],
-                "epochs": made["epochs"],
-                "parameters": record["parameters"],
-                "macs": record["macs"],
-                "top1": result["top1"],
-                "low": low,
-                "high": high,
-                "top5": result["top5"],
-                "minutes": record["seconds"] / 60,
-                "trained_on": places.trained_on(record),
-                "images_per_second": record["images_per_second"],
-                "original": original.get((made["model"], made["width"])),
-            }
+            {name: made[name] for name in ("model", "width", "recipe", "weight_decay", "seed", "epochs")}
+            | {name: record[name] for name in ("run", "parameters", "macs", "images_per_second")}
+            | {"top1": result["top1"], "low": low, "high": high, "top5": result["top5"]}
+            | {"usual": is_usual(made), "minutes": record["seconds"] / 60, "trained_on": places.trained_on(record)}
+            | {"original": original.get((made["model"], made["width"]))}
         )
-    columns = "run model width recipe usual weight_decay seed epochs parameters macs top1 low high top5 minutes"
-    table = pd.DataFrame(rows, columns=[*columns.split(), "trained_on", "images_per_second", "original"])
+    table = pd.DataFrame(rows, columns=COLUMNS.split())
     table = table.astype({"usual": bool, "original": float})
     return table.sort_values(["model", "width", "recipe", "seed", "run"], ignore_index=True)
 
@@ -117,16 +103,10 @@ def time_to_original(models: Path | None = None) -> pd.DataFrame:
     rows = []
     for row in recorded(models).dropna(subset=["original"]).itertuples():
         history = store.load_history(row.run, models)
-        above = history.index[history["test_top1"] > row.original]
-        reached = above[0] if len(above) else None
-        rows.append(
-            {
-                "run": row.run,
-                "original": row.original,
-                "epoch": None if reached is None else int(history["epoch"][reached]),
-                "minutes": None if reached is None else history["seconds"][: reached + 1].sum() / 60,
-                "trained_on": places.trained_on(store.load_record(row.run, models), names=True),
-            }
-        )
+        history["minutes"] = history["seconds"].cumsum() / 60
+        above = history[history["test_top1"] > row.original][["epoch", "minutes"]]
+        first = above.iloc[0].to_dict() if len(above) else {}
+        where = places.trained_on(store.load_record(row.run, models), names=True)
+        rows.append(first | {"run": row.run, "original": row.original, "trained_on": where})
     table = pd.DataFrame(rows, columns=["run", "original", "epoch", "minutes", "trained_on"])
     return table.astype({"epoch": "Int64"})

@@ -311,13 +311,14 @@ def test_variants_are_compared_with_the_base():
     # With the base and `larger` alone the variance is pooled over both, as in Student's test of two samples.
     theirs = scipy.stats.ttest_ind([58.0, 59.0], [60.0, 60.4, 60.8]).confidence_interval(0.95)
     assert tuple(table.loc["larger", ["low", "high"]]) == pytest.approx((theirs.low, theirs.high))
+    assert table["outcome"]["larger"] == Outcome.WORSE
     assert math.isnan(table["spread"]["smoother"]) and table["low"]["smoother"] < 0.6 < table["high"]["smoother"]
 
 
 def test_single_runs_have_no_interval_and_a_base_is_needed():
     table = ablations.compare([record("base", 60.0), record("other", 61.0, crop=3)])
     assert table["difference"][1] == 1.0 and math.isnan(table["low"][1])
-    assert table["outcome"].tolist() == [None, Outcome.UNDECIDED]
+    assert table["outcome"].isna().tolist() == [True, False] and table["outcome"][1] == Outcome.UNDECIDED
     with pytest.raises(InputError, match="no run of the variant 'base' to compare with: other"):
         ablations.compare([record("other", 61.0)])
 
