@@ -228,7 +228,7 @@ def train_epoch(
     size = recipe.image_size(epoch)
     steps = data.steps(split, recipe.batch_size)
     torch.manual_seed(recipe.seed * 100_003 + epoch)  # of dropout and of augmentation beyond crop and flip
-    beyond = None if recipe.augmentation == "none" else Beyond(recipe.augmentation, recipe.num_classes)
+    beyond = Beyond(recipe.augmentation, recipe.num_classes)
     network.train()
     batches = data.epoch_batches(
         split,
@@ -249,9 +249,8 @@ def train_epoch(
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
         rate = recipe.learning_rate * factor
-        pixels = beyond.pixels(pixels) if beyond else pixels
-        inputs = resize(data.normalise(pixels, network.mean, network.std), size)
-        inputs, targets = beyond.inputs(inputs, labels) if beyond else (inputs, labels)
+        inputs = resize(data.normalise(beyond.pixels(pixels), network.mean, network.std), size)
+        inputs, targets = beyond.inputs(inputs, labels)
         loss, logits = step(network, inputs, targets, recipe.label_smoothing)
         for optimizer in several:
             optimizer.step()
