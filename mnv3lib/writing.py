@@ -69,7 +69,7 @@ def move_folder(new: Path, target: Path) -> None:
 
 
 @contextmanager
-def only_writer(target: Path, timeout: float = 60):
+def only_writer(target: Path, timeout: float = 60, doing: str = "written"):
     """Keep every other process from writing the folder `target`; InputError if one is at it still after `timeout` s.
 
     The lock is the system's, so it goes with the process that holds it, however that ends.
@@ -80,7 +80,7 @@ def only_writer(target: Path, timeout: float = 60):
     try:
         lock.acquire(timeout=timeout)
     except Timeout:
-        raise InputError(f"{target} is being written by another process: wait for it or stop it") from None
+        raise InputError(f"{target} is being {doing} by another process: wait for it or stop it") from None
     try:
         yield
     finally:
