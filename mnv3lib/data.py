@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -23,31 +24,9 @@ FILES = {"train.bin": 50_000, "test.bin": 10_000}
 RECORD = 2 + 3 * 32 * 32  # superclass, class, then the red, green and blue planes
 
 # Labels number the classes, and the superclasses, in alphabetical order (Krizhevsky 2009).
-_SUPERCLASSES = """
-    aquatic_mammals: beaver dolphin otter seal whale
-    fish: aquarium_fish flatfish ray shark trout
-    flowers: orchid poppy rose sunflower tulip
-    food_containers: bottle bowl can cup plate
-    fruit_and_vegetables: apple mushroom orange pear sweet_pepper
-    household_electrical_devices: clock keyboard lamp telephone television
-    household_furniture: bed chair couch table wardrobe
-    insects: bee beetle butterfly caterpillar cockroach
-    large_carnivores: bear leopard lion tiger wolf
-    large_man-made_outdoor_things: bridge castle house road skyscraper
-    large_natural_outdoor_scenes: cloud forest mountain plain sea
-    large_omnivores_and_herbivores: camel cattle chimpanzee elephant kangaroo
-    medium_mammals: fox porcupine possum raccoon skunk
-    non-insect_invertebrates: crab lobster snail spider worm
-    people: baby boy girl man woman
-    reptiles: crocodile dinosaur lizard snake turtle
-    small_mammals: hamster mouse rabbit shrew squirrel
-    trees: maple_tree oak_tree palm_tree pine_tree willow_tree
-    vehicles_1: bicycle bus motorcycle pickup_truck train
-    vehicles_2: lawn_mower rocket streetcar tank tractor
-"""
 SUPERCLASS_OF = {
-    name: superclass.strip()
-    for superclass, names in (line.split(":") for line in _SUPERCLASSES.strip().splitlines())
+    name: superclass
+    for superclass, names in (line.split(": ") for line in files("mnv3lib").joinpath("cifar100.txt").open())
     for name in names.split()
 }
 CLASSES = {"cifar100": tuple(sorted(SUPERCLASS_OF)), "digits": tuple("0123456789")}

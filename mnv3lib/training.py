@@ -230,19 +230,11 @@ def train_epoch(
     torch.manual_seed(recipe.seed * 100_003 + epoch)  # of dropout and of augmentation beyond crop and flip
     beyond = Beyond(recipe.augmentation, recipe.num_classes)
     network.train()
-    batches = data.epoch_batches(
-        split,
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        epoch=epoch,
-        crop=recipe.crop,
-        padding=recipe.padding,
-        flip=recipe.flip,
-    )
+    moved = dict(crop=recipe.crop, padding=recipe.padding, flip=recipe.flip)
+    batches = data.epoch_batches(split, batch_size=recipe.batch_size, seed=recipe.seed, epoch=epoch, **moved)
     loss_sum, hits, images, rate = torch.zeros((), device=device), torch.zeros((), device=device), 0, 0.0
-    bar = tqdm(
-        batches, total=steps, desc=f"epoch {epoch + 1}/{recipe.epochs}", leave=False, disable=not sys.stderr.isatty()
-    )
+    title, quiet = f"epoch {epoch + 1}/{recipe.epochs}", not sys.stderr.isatty()
+    bar = tqdm(batches, total=steps, desc=title, leave=False, disable=quiet)
     for number, (pixels, labels) in enumerate(bar):
         factor = recipe.rate((epoch * steps + number + 1) / (recipe.epochs * steps + 1))
         for optimizer in several:
