@@ -83,6 +83,7 @@ class Paper:
     norm_momentum: float = 0.1
 
 
+V3 = dict(stem=16, nonlinearity="hard_swish", dropout=0.2, norm_eps=1e-3, norm_momentum=0.01)
 PAPERS = {
     # V1 paper, table 1. The last stride there is 2 on a map of 7x7 that stays 7x7: a misprint for 1.
     "v1": Paper(
@@ -138,13 +139,9 @@ PAPERS = {
             5       960        160  SE  HS            1
             5       960        160  SE  HS            1
         """),
-        stem=16,
-        nonlinearity="hard_swish",
         last=960,
         penultimate=1280,
-        dropout=0.2,
-        norm_eps=1e-3,
-        norm_momentum=0.01,
+        **V3,
     ),
     # V3 paper, table 2.
     "v3_small": Paper(
@@ -162,13 +159,9 @@ PAPERS = {
             5       576        96   SE  HS            1
             5       576        96   SE  HS            1
         """),
-        stem=16,
-        nonlinearity="hard_swish",
         last=576,
         penultimate=1024,
-        dropout=0.2,
-        norm_eps=1e-3,
-        norm_momentum=0.01,
+        **V3,
     ),
 }
 

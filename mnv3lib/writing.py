@@ -119,17 +119,13 @@ def sync(path: Path) -> None:
     """Have the system write a file, or the entries of a folder, to the disk."""
     try:
         handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
     except OSError:
-        if path.is_dir():  # some systems open no folders
-            return
-        raise
-    try:
-        os.fsync(handle)
-    except OSError:
-        if not path.is_dir():
+        if not path.is_dir():  # some systems open no folders
             raise
-    finally:
-        os.close(handle)
 
 
 def clear(target: Path) -> None:

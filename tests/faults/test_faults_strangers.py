@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torchvision.models import mobilenet_v3_small
 
 from mnv3lib import data, inference, recipe, store, training
-from mnv3lib.__main__ import main
+from mnv3lib.commands import main
 from mnv3lib.errors import InputError
 from mnv3lib.report import pages, sweep
 from mnv3lib.study import evaluation, evaluation_text, importing, labelling, results
