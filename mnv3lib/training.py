@@ -2,7 +2,6 @@
 
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,13 +11,13 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from mnv3lib import checkpoint, cost, data, kernels, optimizers, provenance, store
 from mnv3lib.data import Beyond, Dataset, Split
 from mnv3lib.errors import DivergedError, InputError
 from mnv3lib.inference import accuracy, best_five, default_device, keep_memory, resize
 from mnv3lib.networks import MobileNet
+from mnv3lib.progress import bar
 from mnv3lib.recipe import Recipe
 
 
@@ -233,9 +232,7 @@ def train_epoch(
     moved = dict(crop=recipe.crop, padding=recipe.padding, flip=recipe.flip)
     batches = data.epoch_batches(split, batch_size=recipe.batch_size, seed=recipe.seed, epoch=epoch, **moved)
     loss_sum, hits, images, rate = torch.zeros((), device=device), torch.zeros((), device=device), 0, 0.0
-    title, quiet = f"epoch {epoch + 1}/{recipe.epochs}", not sys.stderr.isatty()
-    bar = tqdm(batches, total=steps, desc=title, leave=False, disable=quiet)
-    for number, (pixels, labels) in enumerate(bar):
+    for number, (pixels, labels) in enumerate(bar(batches, f"epoch {epoch + 1}/{recipe.epochs}", total=steps)):
         factor = recipe.rate((epoch * steps + number + 1) / (recipe.epochs * steps + 1))
         for optimizer in several:
             for group in optimizer.param_groups:
