@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mnv3lib import data, inference, store
-from mnv3lib.__main__ import main
+from mnv3lib.commands import main
 from mnv3lib.deploy import export, latency
 from mnv3lib.errors import InputError
 from mnv3lib.provenance import ROOT

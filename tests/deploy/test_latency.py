@@ -9,7 +9,7 @@ import torch
 from records import record_of
 
 from mnv3lib import cost, inference, networks, recipe, store
-from mnv3lib.__main__ import main
+from mnv3lib.commands import main
 from mnv3lib.deploy import latency, latency_text, profiling, timing
 from mnv3lib.errors import InputError
 
