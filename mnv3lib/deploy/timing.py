@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -118,6 +119,21 @@ def summary(times: Sequence[float]) -> dict:
         "p90_ms": quantile(0.9),
         "noisy": bool(high - low > NOISY * median),
     }
+
+
+class Versus(NamedTuple):
+    """How many times as long a contestant takes as another, and whether the middle halves of their times are apart."""
+
+    ratio: float
+    clear: bool
+
+
+def versus(table: pd.DataFrame, first: str, second: str) -> Versus:
+    """Contestant `first` of `measure`'s table beside `second`: the ratio of their medians, first over second."""
+    rows = table.set_index("name")
+    one, other = rows.loc[first], rows.loc[second]
+    clear = one["p25_ms"] > other["p75_ms"] or other["p25_ms"] > one["p75_ms"]
+    return Versus(float(one["median_ms"] / other["median_ms"]), bool(clear))
 
 
 def forward(network: nn.Module, images: torch.Tensor) -> Callable[[], torch.Tensor]:
