@@ -13,7 +13,7 @@ from torch import nn
 from mnv3lib import cost, provenance, store
 from mnv3lib.deploy import RUNTIMES, WIDTHS, peers
 from mnv3lib.deploy.runtimes import ANYWHERE, Runner, int8_instructions
-from mnv3lib.deploy.timing import measure, random_images
+from mnv3lib.deploy.timing import measure, milliseconds, random_images
 from mnv3lib.errors import InputError, choose
 from mnv3lib.inference import default_device, keep_memory
 from mnv3lib.networks import MobileNet
@@ -230,6 +230,19 @@ def _facts(subject: Subject, size: int) -> dict:
         "macs": int(layers["macs"].sum()),
         "size": size,
     }
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of `compare`'s table that a reader needs, as text."""
+    shown = table[["model", "width"]].copy()
+    shown["width"] = shown["width"].map("{:g}".format)
+    shown["weights"] = table["run"].fillna("untrained").where(table["library"] == "mnv3lib", table["library"])
+    shown["MMACs"] = (table["macs"] / 1e6).map("{:.1f}".format)
+    names = ["device", "threads", "batch", "runtime", "calls"]
+    shown[names] = table[names]
+    for name in ("median", "p25", "p75", "p90"):
+        shown[name] = table[f"{name}_ms"].map(lambda value: milliseconds(value).removesuffix(" ms"))
+    return shown.assign(noisy=table["noisy"].map({True: "noisy", False: ""}))
 
 
 def file_name(table: pd.DataFrame) -> str:

@@ -99,6 +99,16 @@ def compare(
     )
 
 
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of `compare`'s table that a reader needs, as text."""
+    shown = table[["model", "width", "loop", "batch", "threads"]].copy()
+    shown["width"] = shown["width"].map("{:g}".format)
+    shown["parameters (M)"] = (table["parameters"] / 1e6).map("{:.2f}".format)
+    shown["images/s"] = table["images_per_second"].map("{:.1f}".format)
+    shown["low–high"] = table["low"].map("{:.1f}".format) + "–" + table["high"].map("{:.1f}".format)
+    return shown.assign(times=table["times"].map("{:.2f}".format))
+
+
 def step_shares(model: str, width: float, *, batch_size: int = 128, threads: int = 1, steps: int = 2) -> pd.Series:
     """Where the time of a training step goes on the CPU, in percent by kind of operator (OPERATORS and the rest).
 
