@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 
 import mnv3lib
 from mnv3lib import data, inference, training
-from mnv3lib.__main__ import main
+from mnv3lib.commands import main
 from mnv3lib.errors import InputError
 from mnv3lib.provenance import ROOT
 from mnv3lib.study import labelling

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mnv3lib import data, inference, store
-from mnv3lib.__main__ import main
+from mnv3lib.commands import main
 from mnv3lib.deploy import export, int8, latency, onnx_files
 from mnv3lib.errors import ExportError, InputError
 from mnv3lib.provenance import ROOT

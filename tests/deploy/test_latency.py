@@ -9,8 +9,8 @@ import torch
 from records import record_of
 
 from mnv3lib import cost, inference, networks, recipe, store
-from mnv3lib.__main__ import main
 from mnv3lib.commands import latency as latency_command
+from mnv3lib.commands import main
 from mnv3lib.deploy import comparisons, latency, profiling, timing
 from mnv3lib.deploy.comparisons import Verdict
 from mnv3lib.errors import InputError

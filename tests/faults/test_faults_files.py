@@ -4,9 +4,7 @@ import io
 import json
 import math
 import resource
-import shutil
 import signal
-import tarfile
 import warnings
 from contextlib import contextmanager
 
@@ -343,29 +341,6 @@ def test_data_files(attempt, tmp_path, monkeypatch):
     exact = st.builds(lambda start: mutate(valid, [("write", start, b"\xff")], True), st.floats(0, 0.99))
     path = tmp_path / "train.bin"
     attempt("CIFAR-100", path, st.one_of(broken([valid]), exact), lambda: data.load("cifar100", tmp_path), 80)
-
-
-def test_archives(attempt, tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "FILES", {"train.bin": 3, "test.bin": 2})
-    folder = tmp_path / data.FOLDER
-    folder.mkdir()
-    for file, count in data.FILES.items():
-        (folder / file).write_bytes(bytes(count * data.RECORD))
-    path = tmp_path / "archive.tar.gz"
-    with tarfile.open(path, "w:gz") as tar:
-        tar.add(folder, data.FOLDER)
-    shutil.rmtree(folder)
-    inside = tmp_path / "inside"
-    inside.mkdir()
-
-    def check():
-        try:
-            data.unpack(path, inside)
-        finally:
-            assert {file.name for file in inside.iterdir()} <= set(data.FILES)
-            assert sorted(file.name for file in tmp_path.iterdir()) == ["archive.tar.gz", "inside"]
-
-    attempt("archive of CIFAR-100", path, broken([path.read_bytes()]), check, 80)
 
 
 def test_old_checkpoints(attempt, tmp_path, run):

@@ -1,11 +1,9 @@
 """What a stranger sends: nothing of it is run, nothing leaves its folder, and what does not fit is named."""
 
 import errno
-import io
 import json
 import pickle
 import shutil
-import tarfile
 from pathlib import Path
 
 import nbformat
@@ -20,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torchvision.models import mobilenet_v3_small
 
 from mnv3lib import data, inference, recipe, store, training
-from mnv3lib.__main__ import main
+from mnv3lib.commands import main
 from mnv3lib.errors import InputError
 from mnv3lib.report import pages, sweep
 from mnv3lib.study import evaluation, evaluation_text, importing, labelling, results
@@ -215,39 +213,6 @@ def test_names_of_runs_stay_inside(run, tmp_path, picture, refused, trying, name
         except InputError as error:
             assert "variant" in str(error)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "models", "picture.png", "secret"]
-
-
-def test_archives_unpack_inside(tmp_path, monkeypatch, trying):
-    monkeypatch.setattr(data, "FILES", {"train.bin": 1, "test.bin": 1})
-    inside = tmp_path / "a" / "inside"
-    inside.mkdir(parents=True)
-    (tmp_path / "victim").write_text("untouched")
-
-    def member(name, kind=tarfile.REGTYPE, link=""):
-        info = tarfile.TarInfo(name)
-        info.type, info.linkname, info.size = kind, link, data.RECORD if kind == tarfile.REGTYPE else 0
-        return info
-
-    good = [member(f"{data.FOLDER}/{file}") for file in data.FILES]
-    bad = [member(name) for name in ("../evil", "../../evil", str(tmp_path / "evil"), f"{data.FOLDER}/../../../evil")]
-    for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
-        targets = ("../../victim", str(tmp_path / "victim"))
-        bad += [member(f"{data.FOLDER}/train.bin", kind, target) for target in targets]
-    for one in bad:
-        with trying("archive that reaches outside"):
-            path = tmp_path / "a" / "archive.tar.gz"
-            with tarfile.open(path, "w:gz") as tar:
-                for info in [*good, one]:
-                    tar.addfile(info, io.BytesIO(bytes(info.size)))
-            try:
-                data.unpack(path, inside)
-            except InputError as error:
-                assert str(path) in str(error)
-            assert {file.name for file in inside.iterdir()} <= set(data.FILES)
-            assert not any(file.is_symlink() for file in inside.iterdir())
-            assert {file.name for file in tmp_path.iterdir()} == {"a", "victim"}
-            assert {file.name for file in (tmp_path / "a").iterdir()} == {"archive.tar.gz", "inside"}
-            assert (tmp_path / "victim").read_text() == "untouched"
 
 
 def test_postscript_is_not_run(tmp_path, trying):

@@ -11,7 +11,7 @@ import torch
 from records import record_of
 
 from mnv3lib import build, cost, recipe, store, training
-from mnv3lib.__main__ import main
+from mnv3lib.commands import main
 from mnv3lib.errors import InputError
 from mnv3lib.networks import MobileNet
 from mnv3lib.report import figures, sweep

@@ -7,7 +7,7 @@ import pytest
 from records import record_of
 
 from mnv3lib import data, inference, recipe, store, training
-from mnv3lib.__main__ import main
+from mnv3lib.commands import main
 from mnv3lib.errors import InputError
 from mnv3lib.study import evaluation, evaluation_text
 from mnv3lib.study.evaluation import Evaluation, wilson
