@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from mnv3lib import data, inference, provenance, store, writing
+from mnv3lib import data, inference, store, writing
 from mnv3lib.data import Split
-from mnv3lib.deploy import FORMATS, int8, onnx_files
+from mnv3lib.deploy import FORMATS, int8, onnx_files, timing
 from mnv3lib.errors import InputError, choose
 
 CALIBRATION = 1000  # training images from which the ranges of int8 are taken
@@ -54,16 +54,13 @@ def top1(opened, split: Split) -> float:
 def record(run: str, facts: dict, folder: Path, models: Path | None = None) -> Path:
     """Write what `export` found out about an int8 file of `run` to `folder`, with the digest of the run's weights."""
     path = Path(folder) / f"{run}.json"
-    environment = provenance.environment()
     content = {
         "run": run,
         "weights": _digest(run, models),
         "top1": facts["top1"],
         "top1_int8": facts["top1_int8"],
         "onnxruntime": version("onnxruntime"),
-        "processor": environment["processor"],
-        "commit": provenance.commit(),
-        "measured": provenance.now(),
+        **timing.stamp(),
     }
     with writing.replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
