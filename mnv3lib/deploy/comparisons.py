@@ -69,35 +69,26 @@ def misleading(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*PANEL, "lean", "heavy", "macs", "time"])
 
 
-def fit_prices(table: pd.DataFrame) -> tuple[float, float, float]:
+def prices(table: pd.DataFrame) -> pd.DataFrame:
     """What a layer and what arithmetic costs: the best fit of median_ms = layer x layers + gmac x MACs / 1e9.
 
-    table: rows of one device, batch size and number of threads. Returns milliseconds a layer, milliseconds a thousand
-    million MACs (of the whole batch), and the median relative error of the fit.
-    """
-    wanted = table["median_ms"].to_numpy()
-    known = np.stack([table["layers"], table["macs"] * table["batch"] / 1e9], axis=1)
-    # Divided by the time, so that relative errors count and the slowest network does not decide alone.
-    (layer, gmac), *_ = np.linalg.lstsq(known / wanted[:, None], np.ones(len(wanted)), rcond=None)
-    error = np.abs(known @ [layer, gmac] / wanted - 1)
-    return float(layer), float(gmac), float(np.median(error))
-
-
-def prices(table: pd.DataFrame) -> pd.DataFrame:
-    """`fit_prices` of each device and batch size: device, batch, layer and gmac (milliseconds), error.
-
-    And the networks in which the layers' price has the largest and the smallest share: most, most_share, least,
-    least_share (of the time, 0 to 1). All of it is missing where the fit has a price that is not above 0.
+    A row a device and batch size: device, batch, layer (milliseconds a layer), gmac (milliseconds a thousand million
+    MACs of the whole batch), error (the median relative error of the fit), and the networks in which the layers' price
+    has the largest and the smallest share of the fitted time: most, most_share, least, least_share. All but device and
+    batch is missing where a price is not above 0.
     """
     rows = []
     for (device, batch), group in table.groupby(PANEL, sort=False):
-        layer, gmac, error = fit_prices(group)
+        wanted = group["median_ms"].to_numpy()
+        known = np.stack([group["layers"], group["macs"] * batch / 1e9], axis=1)
+        # Divided by the time, so that relative errors count and the slowest network does not decide alone.
+        fitted, *_ = np.linalg.lstsq(known / wanted[:, None], np.ones(len(wanted)), rcond=None)
         row = {"device": device, "batch": batch}
-        if min(layer, gmac) > 0:
-            share = layer * group["layers"] / (layer * group["layers"] + gmac * group["macs"] * batch / 1e9)
-            row |= {"layer": layer, "gmac": gmac, "error": error}
-            for name, index in (("most", share.idxmax()), ("least", share.idxmin())):
-                row |= {name: title(group.loc[index]), f"{name}_share": share[index]}
+        if min(fitted) > 0:
+            share = known[:, 0] * fitted[0] / (known @ fitted)
+            row |= {"layer": fitted[0], "gmac": fitted[1], "error": np.median(np.abs(known @ fitted / wanted - 1))}
+            for name, index in (("most", share.argmax()), ("least", share.argmin())):
+                row |= {name: title(group.iloc[index]), f"{name}_share": share[index]}
         rows.append(row)
     columns = [*PANEL, "layer", "gmac", "error", "most", "most_share", "least", "least_share"]
     return pd.DataFrame(rows, columns=columns)
