@@ -7,7 +7,6 @@ the GPU, and a machine that speeds up and slows down.
 import gc
 import math
 import random
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,8 +15,8 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 from torch import nn
-from tqdm import tqdm
 
+from mnv3lib import progress, provenance
 from mnv3lib.errors import InputError
 
 ROUNDS = 5
@@ -64,11 +63,7 @@ def measure(
         )
     times = {name: [] for name in contestants}
     order, shuffle = list(contestants), random.Random(0).shuffle
-    total = len(order) * (rounds + 1)
-    with (
-        steady(threads) as count,
-        tqdm(total=total, desc=title, leave=False, disable=not sys.stderr.isatty()) as bar,
-    ):
+    with steady(threads) as count, progress.bar(title=title, total=len(order) * (rounds + 1)) as bar:
         for number in range(rounds + 1):
             shuffle(order)
             for name in order:
@@ -167,6 +162,18 @@ def random_images(batch: int, size: int = 32, device: str | torch.device = "cpu"
     """Normal noise [batch, 3, size, size] in channels_last, the same at every call: pixels do not change the speed."""
     images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
     return images.to(device, memory_format=torch.channels_last)
+
+
+def stamp(device: str = "cpu") -> dict:
+    """What a record tells of its measurement: system, processor (or GPU), torch, commit, measured (the time, UTC)."""
+    environment = provenance.environment(device)
+    return {
+        "system": environment["system"],
+        "processor": environment["processor"] if device == "cpu" else environment["device"],
+        "torch": environment["torch"],
+        "commit": provenance.commit(),
+        "measured": provenance.now(),
+    }
 
 
 def milliseconds(value: float) -> str:
