@@ -121,14 +121,8 @@ def differences(table: pd.DataFrame, title: str) -> Figure:
         if known:
             axes.plot([row.low, row.high], [position, position], color=COLOURS[0])
         axes.plot(row.difference, position, "o", color=COLOURS[0], markerfacecolor=None if known else "white")
-        seeds = "1 seed" if row.seeds == 1 else f"{row.seeds} seeds"
-        axes.annotate(
-            f"{row.difference:+.2f} ({seeds})",
-            (1.02, position),
-            xycoords=("axes fraction", "data"),
-            va="center",
-            fontsize=9,
-        )
+        told = f"{row.difference:+.2f} ({row.seeds} seed{'' if row.seeds == 1 else 's'})"
+        axes.text(1.02, position, told, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
     axes.axvline(0, color="0.3", linewidth=1)
     axes.set_yticks(range(len(rows)), rows["variant"])
     axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -149,18 +143,11 @@ def bars(tables: dict[str, pd.DataFrame], reference: str, title: str) -> Figure:
         rows = table.set_index("name")
         unit = rows.loc[reference, "median_ms"]
         spread = [(rows["median_ms"] - rows["p25_ms"]) / unit, (rows["p75_ms"] - rows["median_ms"]) / unit]
-        drawn = axes.barh(rows.index, rows["median_ms"] / unit, xerr=spread, capsize=3, height=0.6)
-        for bar, colour, hatch in zip(drawn, COLOURS, HATCHES, strict=False):
-            bar.set(facecolor=colour, hatch=hatch, edgecolor="white")
-        for index, (median, end) in enumerate(zip(rows["median_ms"], rows["p75_ms"], strict=True)):
-            axes.annotate(
-                milliseconds(median),
-                (end / unit, index),
-                xytext=(7, 0),
-                textcoords="offset points",
-                va="center",
-                size=8,
-            )
+        look = {"color": COLOURS, "edgecolor": "white", "height": 0.6, "capsize": 3}
+        drawn = axes.barh(rows.index, rows["median_ms"] / unit, xerr=spread, **look)
+        for bar, hatch in zip(drawn, itertools.cycle(HATCHES), strict=False):
+            bar.set_hatch(hatch)
+        axes.bar_label(drawn, [*map(milliseconds, rows["median_ms"])], padding=5, fontsize=8)
         axes.axvline(1, color="0.4", lw=1, ls="--")
         axes.set_xlim(0, 1.3 * max(rows["p75_ms"].max() / unit, 1))
         axes.set(title=name, xlabel=f"latency ({reference} = 1)")

@@ -18,16 +18,27 @@ NOTEBOOKS = {page.name: page.path for page in pages.pages()}
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_every_parameter_has_a_rule(name):
     """But fields of a recipe, which have rules of their own, folders and bools."""
+    ruled = {*parameters.CHOICES, *parameters.WHOLE, *parameters.ABOVE_ZERO, *parameters.RUNS}
     for parameter, told in papermill.inspect_notebook(str(NOTEBOOKS[name])).items():
         exempt = parameter.endswith("folder") or parameter in ("save_to", "changes", "recipe", "axis", "variant")
         if not exempt and parameter not in recipe.DEFAULTS and ast.literal_eval(told["default"]) not in (True, False):
-            assert parameter in parameters.RULES
+            assert parameter in ruled
 
 
-@pytest.mark.parametrize("file", ["notebooks/report.yaml", "tests/report/overrides.yaml"])
-def test_what_report_and_tests_pass_is_allowed(file):
-    for name, values in yaml.safe_load((ROOT / file).read_text()).items():
+def test_what_report_and_tests_pass_is_allowed():
+    report = yaml.safe_load((ROOT / "notebooks" / "report.yaml").read_text())
+    overrides = yaml.safe_load((ROOT / "tests" / "report" / "overrides.yaml").read_text())
+    for name, values in [*report["parameters"].items(), *overrides.items()]:
         parameters.check(NOTEBOOKS[name], values)
+    assert set(report) == {"parameters", "side_by_side"}
+    assert set(report["side_by_side"]) < set(NOTEBOOKS)
+
+
+def test_notebooks_that_measure_times_run_alone():
+    report = yaml.safe_load((ROOT / "notebooks" / "report.yaml").read_text())
+    timing = {name for name, path in NOTEBOOKS.items() if "seconds" in parameters.defaults(path)}
+    assert timing == {"04_latency", "05_ablations"}
+    assert not timing & set(report["side_by_side"])
 
 
 @pytest.mark.parametrize(
