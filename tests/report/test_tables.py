@@ -35,8 +35,8 @@ def test_values_become_text_under_headings(table):
 def test_html_is_escaped_and_has_code(table):
     page = tables.html(tables.text(table), "mnv3-text").data
     assert "&lt;b&gt;one&lt;/b&gt; of <code>modern</code>" in page and "mnv3-text" in page
-    long = pd.DataFrame({"evidence": ["a sentence " * 50]})
-    assert "a sentence " * 50 in tables.html(long).data
+    evidence = "a sentence, " * 50 + "and its end"
+    assert evidence in tables.html(pd.DataFrame({"evidence": [evidence]})).data
 
 
 def test_markdown_has_numbers_to_the_right_and_no_more_cells_than_columns(table):
