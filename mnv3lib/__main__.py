@@ -1,62 +1,8 @@
-"""The command line: `mnv3`, or `python -m mnv3lib`."""
+"""`python -m mnv3lib`: the command line."""
 
-import argparse
-import io
-import os
-import signal
 import sys
 
-from mnv3lib.commands import evaluate, export, importing, latency, predict, report, sweep, train
-from mnv3lib.commands.options import Parser
-from mnv3lib.errors import DivergedError, ExportError, InputError, NotebookError, one_line
-
-COMMANDS = (train, sweep, evaluate, predict, export, latency, report, importing)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 1 for a failure, 2 for bad usage, 130 when interrupted.
-
-    A reader that has left, as `head` does, ends the command without a word and with 141, as it would in a shell.
-    """
-    parser = make_parser()
-    options = parser.parse_args(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # so that a log shows at once how far a run is
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        code = options.command(options) or 0
-        sys.stdout.flush()
-        return code
-    except (InputError, OSError, DivergedError, ExportError, NotebookError) as error:
-        if isinstance(error, BrokenPipeError) and _reader_has_left():
-            return 141
-        print(f"mnv3: error: {one_line(error, 2000)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("mnv3: interrupted", file=sys.stderr)
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _reader_has_left() -> bool:
-    """Whether it is standard output that broke, which an empty line tells, and not a pipe between processes."""
-    try:
-        print(flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more on its way out
-        return True
-    return False
-
-
-def make_parser() -> Parser:
-    """The parser of all commands."""
-    parser = Parser(prog="mnv3", description=__doc__.splitlines()[0], formatter_class=argparse.RawTextHelpFormatter)
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add(commands)
-    return parser
-
+from mnv3lib.commands import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -113,17 +113,7 @@ class InvertedResidual(nn.Module):
     """
 
     def __init__(
-        self,
-        inputs: int,
-        expanded: int,
-        outputs: int,
-        kernel: int,
-        stride: int,
-        *,
-        se: bool,
-        norm,
-        nonlinearity: str,
-        flat: bool,
+        self, inputs: int, expanded: int, outputs: int, kernel: int, stride: int, *, se: bool, norm, nonlinearity, flat
     ):
         super().__init__()
         self.has_residual = stride == 1 and inputs == outputs

@@ -3,20 +3,18 @@
 import io
 import os
 import pickle
-import shutil
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from torch import nn
 
 from mnv3lib.errors import InputError, one_line
 from mnv3lib.recipe import Recipe
-from mnv3lib.writing import delete_leftovers, replacing
+from mnv3lib.writing import delete_leftovers, only_writer, replacing
 
-STATE, PROGRESS, LOCK = "checkpoint.pt", "epochs_done", "lock"
+STATE, PROGRESS = "checkpoint.pt", "epochs_done"
 
 
 def base_folder() -> Path:
@@ -40,27 +38,19 @@ def epochs_done(folder: Path) -> int:
 
 @contextmanager
 def alone(folder: Path):
-    """Keep every other process out of the run whose state lies in `folder`; raises InputError if one is at it.
-
-    The lock is the system's, so it goes with the process that holds it, however that ends.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(f"{folder.name} is being trained by another process: wait for it or stop it") from None
-    delete_leftovers(folder, older=0)  # nobody else writes here
-    try:
-        yield
-    finally:
-        if not any(file.name != LOCK for file in folder.glob("*")):
-            shutil.rmtree(folder, ignore_errors=True)
-        lock.release()
+    """Keep every other process out of the run whose state lies in `folder`; raises InputError if one is at it."""
+    with only_writer(folder, timeout=0, doing="trained"):
+        folder.mkdir(exist_ok=True)
+        delete_leftovers(folder, older=0)  # nobody else writes here
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # while there is state in it
+                folder.rmdir()
 
 
 def clear(folder: Path) -> None:
-    """Delete the state of a run that is written; the lock and the folder are left to `alone`, which holds them."""
+    """Delete the state of a run that is written."""
     for name in (STATE, PROGRESS):
         (folder / name).unlink(missing_ok=True)
 

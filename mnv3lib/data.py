@@ -3,23 +3,17 @@
 Images are uint8 tensors [images, height, width, 3]; labels are int64 tensors [images].
 """
 
-import gzip
-import hashlib
-import http.client
 import os
-import tarfile
 import tempfile
-import urllib.request
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from mnv3lib.errors import InputError, choose, one_line
 
@@ -30,31 +24,9 @@ FILES = {"train.bin": 50_000, "test.bin": 10_000}
 RECORD = 2 + 3 * 32 * 32  # superclass, class, then the red, green and blue planes
 
 # Labels number the classes, and the superclasses, in alphabetical order (Krizhevsky 2009).
-_SUPERCLASSES = """
-    aquatic_mammals: beaver dolphin otter seal whale
-    fish: aquarium_fish flatfish ray shark trout
-    flowers: orchid poppy rose sunflower tulip
-    food_containers: bottle bowl can cup plate
-    fruit_and_vegetables: apple mushroom orange pear sweet_pepper
-    household_electrical_devices: clock keyboard lamp telephone television
-    household_furniture: bed chair couch table wardrobe
-    insects: bee beetle butterfly caterpillar cockroach
-    large_carnivores: bear leopard lion tiger wolf
-    large_man-made_outdoor_things: bridge castle house road skyscraper
-    large_natural_outdoor_scenes: cloud forest mountain plain sea
-    large_omnivores_and_herbivores: camel cattle chimpanzee elephant kangaroo
-    medium_mammals: fox porcupine possum raccoon skunk
-    non-insect_invertebrates: crab lobster snail spider worm
-    people: baby boy girl man woman
-    reptiles: crocodile dinosaur lizard snake turtle
-    small_mammals: hamster mouse rabbit shrew squirrel
-    trees: maple_tree oak_tree palm_tree pine_tree willow_tree
-    vehicles_1: bicycle bus motorcycle pickup_truck train
-    vehicles_2: lawn_mower rocket streetcar tank tractor
-"""
 SUPERCLASS_OF = {
-    name: superclass.strip()
-    for superclass, names in (line.split(":") for line in _SUPERCLASSES.strip().splitlines())
+    name: superclass
+    for superclass, names in (line.split(": ") for line in files("mnv3lib").joinpath("cifar100.txt").open())
     for name in names.split()
 }
 CLASSES = {"cifar100": tuple(sorted(SUPERCLASS_OF)), "digits": tuple("0123456789")}
@@ -125,29 +97,17 @@ def _digits() -> Dataset:
     train, test = train_test_split(np.arange(len(labels)), test_size=0.2, random_state=0, stratify=labels)
     whole = Split(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))
     pixels = images[train] / 255
-    mean, std = pixels.mean((0, 1, 2)), pixels.std((0, 1, 2))
-    return Dataset(
-        "digits",
-        whole.take(torch.from_numpy(train)),
-        whole.take(torch.from_numpy(test)),
-        CLASSES["digits"],
-        tuple(mean.tolist()),
-        tuple(std.tolist()),
-    )
+    mean, std = (tuple(value.tolist()) for value in (pixels.mean((0, 1, 2)), pixels.std((0, 1, 2))))
+    train, test = (whole.take(torch.from_numpy(indices)) for indices in (train, test))
+    return Dataset("digits", train, test, CLASSES["digits"], mean, std)
 
 
 def _cifar100(folder: Path) -> Dataset:
     if not all((folder / file).is_file() for file in FILES):
         _download(folder)
     train, test = (_read(folder / file, count) for file, count in FILES.items())
-    return Dataset(
-        "cifar100",
-        train,
-        test,
-        CLASSES["cifar100"],
-        mean=(0.50707516, 0.48654887, 0.44091784),
-        std=(0.26733429, 0.25643846, 0.27615047),
-    )
+    mean, std = (0.50707516, 0.48654887, 0.44091784), (0.26733429, 0.25643846, 0.27615047)
+    return Dataset("cifar100", train, test, CLASSES["cifar100"], mean, std)
 
 
 def _read(path: Path, count: int) -> Split:
@@ -167,47 +127,25 @@ def _read(path: Path, count: int) -> Split:
 
 def _download(folder: Path) -> None:
     """Fetch the official archive, check it, and put its two files of images into `folder`."""
+    import pooch  # slow to import
+
     base = folder.parent
+    pooch.get_logger().setLevel("WARNING")
     try:
         base.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".cifar-100-", dir=base) as temporary:
-            archive = Path(temporary) / "archive.tar.gz"
-            digest = hashlib.md5(usedforsecurity=False)
-            with urllib.request.urlopen(URL, timeout=30) as response, archive.open("wb") as file:
-                total = int(response.headers.get("Content-Length") or 0) or None
-                with tqdm(desc="CIFAR-100", total=total, unit="B", unit_scale=True) as bar:
-                    while chunk := response.read(1 << 20):
-                        file.write(chunk)
-                        digest.update(chunk)
-                        bar.update(len(chunk))
-            if digest.hexdigest() != MD5:
-                raise InputError(f"{URL} came with md5 {digest.hexdigest()}, expected {MD5}: try again")
-            unpack(archive, Path(temporary))
+            unpack = pooch.Untar(members=[f"{FOLDER}/{file}" for file in FILES], extract_dir=".")
+            fetch = pooch.HTTPDownloader(progressbar=True, timeout=30)
+            pooch.retrieve(URL, f"md5:{MD5}", "archive.tar.gz", temporary, processor=unpack, downloader=fetch)
             folder.mkdir(exist_ok=True)
             for file in FILES:
-                os.replace(Path(temporary) / file, folder / file)
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+                os.replace(Path(temporary) / FOLDER / file, folder / file)
+    except (OSError, ValueError) as error:  # of requests, and of a checksum
+        reason = getattr(error.args[0] if error.args else None, "reason", error)
         raise InputError(
-            f"CIFAR-100 is not in {base} and cannot be downloaded ({reason}): unpack {URL} (md5 {MD5}) there, "
-            f"or point MNV3_DATA at the folder that holds {FOLDER}"
+            f"CIFAR-100 is not in {base} and cannot be downloaded ({one_line(reason)}): unpack {URL} (md5 {MD5}) "
+            f"there, or point MNV3_DATA at the folder that holds {FOLDER}"
         ) from None
-
-
-def unpack(archive: Path, folder: Path) -> None:
-    """Copy train.bin and test.bin, and nothing else, from the archive into `folder`.
-
-    Only the two names are looked up and their length is limited, so no member can land elsewhere or fill the disk.
-    """
-    try:
-        with tarfile.open(archive, "r:gz") as tar:
-            for file, count in FILES.items():
-                source = tar.extractfile(f"{FOLDER}/{file}")
-                if source is None:
-                    raise KeyError(file)
-                (folder / file).write_bytes(source.read(count * RECORD))
-    except (tarfile.TarError, gzip.BadGzipFile, KeyError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"{archive} is not the archive of CIFAR-100 ({one_line(error)}): fetch {URL} again") from None
 
 
 def holdout(train: Split, fraction: float = 0.1) -> tuple[Split, Split]:
@@ -299,18 +237,23 @@ class Beyond:
     """
 
     def __init__(self, name: str, classes: int):
+        self.of_pixels = self.of_inputs = self.of_both = None
+        if name == "none":
+            return
         from torchvision.transforms import v2  # slow to import, and most recipes have none of these
 
-        self.of_pixels = v2.TrivialAugmentWide() if name == "trivialaugment" else None
-        self.of_inputs = v2.RandomErasing() if name == "erasing" else None
-        mixing = {"cutmix": v2.CutMix, "mixup": v2.MixUp}.get(name)
-        self.of_both = mixing and mixing(num_classes=classes)
+        if name == "trivialaugment":
+            self.of_pixels = v2.TrivialAugmentWide()
+        elif name == "erasing":
+            self.of_inputs = v2.RandomErasing()
+        else:
+            self.of_both = {"cutmix": v2.CutMix, "mixup": v2.MixUp}[name](num_classes=classes)
 
     def pixels(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 [n, height, width, 3] to the same, before they are normalised."""
-        return (
-            images if self.of_pixels is None else _each(self.of_pixels, images.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        )
+        if self.of_pixels is None:
+            return images
+        return _each(self.of_pixels, images.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
     def inputs(self, inputs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalised images [n, 3, height, width] and labels [n] to images and the targets of the loss.

@@ -5,6 +5,7 @@ Papers: V1 arXiv 1704.04861, V2 arXiv 1801.04381, V3 arXiv 1905.02244.
 
 import dataclasses
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -75,13 +76,14 @@ class Paper:
     rows: list[Row]
     stem: int
     nonlinearity: str
-    last: int
-    penultimate: int
-    dropout: float
-    norm_eps: float
-    norm_momentum: float
+    last: int = 0
+    penultimate: int = 0
+    dropout: float = 0.0
+    norm_eps: float = 1e-5
+    norm_momentum: float = 0.1
 
 
+V3 = dict(stem=16, nonlinearity="hard_swish", dropout=0.2, norm_eps=1e-3, norm_momentum=0.01)
 PAPERS = {
     # V1 paper, table 1. The last stride there is 2 on a map of 7x7 that stays 7x7: a misprint for 1.
     "v1": Paper(
@@ -99,11 +101,6 @@ PAPERS = {
         """),
         stem=32,
         nonlinearity="relu",
-        last=0,
-        penultimate=0,
-        dropout=0.0,
-        norm_eps=1e-5,
-        norm_momentum=0.1,
     ),
     # V2 paper, table 2.
     "v2": Paper(
@@ -119,11 +116,8 @@ PAPERS = {
         """),
         stem=32,
         nonlinearity="relu6",
-        last=0,
         penultimate=1280,
         dropout=0.2,
-        norm_eps=1e-5,
-        norm_momentum=0.1,
     ),
     # V3 paper, table 1.
     "v3_large": Paper(
@@ -145,13 +139,9 @@ PAPERS = {
             5       960        160  SE  HS            1
             5       960        160  SE  HS            1
         """),
-        stem=16,
-        nonlinearity="hard_swish",
         last=960,
         penultimate=1280,
-        dropout=0.2,
-        norm_eps=1e-3,
-        norm_momentum=0.01,
+        **V3,
     ),
     # V3 paper, table 2.
     "v3_small": Paper(
@@ -169,13 +159,9 @@ PAPERS = {
             5       576        96   SE  HS            1
             5       576        96   SE  HS            1
         """),
-        stem=16,
-        nonlinearity="hard_swish",
         last=576,
         penultimate=1024,
-        dropout=0.2,
-        norm_eps=1e-3,
-        norm_momentum=0.01,
+        **V3,
     ),
 }
 
@@ -199,13 +185,12 @@ class MobileNet(nn.Module):
         nonlinearity = partial(_nonlinearity, architecture)
         momentum = paper.norm_momentum if architecture.norm_momentum is None else architecture.norm_momentum
         norm = partial(nn.BatchNorm2d, eps=paper.norm_eps, momentum=momentum)
+        layer = partial(ConvNormActivation, norm=norm, nonlinearity=nonlinearity(paper.nonlinearity))
         dropout = paper.dropout if architecture.dropout is None else architecture.dropout
         strides = _lowered([2] + [row.stride for row in paper.rows], architecture.lowered_strides)
 
         channels = _scaled(paper.stem, architecture)
-        features = [
-            ConvNormActivation(3, channels, 3, strides[0], norm=norm, nonlinearity=nonlinearity(paper.nonlinearity))
-        ]
+        features = [layer(3, channels, 3, strides[0])]
         inputs_at_width_1 = paper.stem
         for row, stride in zip(paper.rows, strides[1:], strict=True):
             outputs = _scaled(row.out, architecture)
@@ -231,9 +216,7 @@ class MobileNet(nn.Module):
         # V2's penultimate layer is a convolution before the pooling; V3 moved it behind (figure 5 of the V3 paper).
         last = penultimate if architecture.model == "v2" else paper.last and _scaled(paper.last, architecture)
         if last:
-            features.append(
-                ConvNormActivation(channels, last, 1, norm=norm, nonlinearity=nonlinearity(paper.nonlinearity))
-            )
+            features.append(layer(channels, last, 1))
             channels = last
         if architecture.se_last:
             features.append(SqueezeExcitation(channels))
@@ -272,24 +255,28 @@ def _lowered(strides: list[int], count: int) -> list[int]:
     return [1 if index in twos else stride for index, stride in enumerate(strides)]
 
 
+def _with_weights(network: nn.Module) -> Iterator[nn.Module]:
+    """The convolutions and linear layers, with their biases set to zero."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+            yield module
+
+
 def _kaiming_normal(network: nn.Module) -> None:
     """As torchvision: Kaiming normal by fan-out for convolutions, normal with deviation 0.01 for linear layers."""
-    for module in network.modules():
+    for module in _with_weights(network):
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out")
-        elif isinstance(module, nn.Linear):
+        else:
             nn.init.normal_(module.weight, 0, 0.01)
-        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 def _truncated_normal(network: nn.Module) -> None:
     """As the official code: normal with deviation 0.09, cut at two deviations; biases zero."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.09, a=-0.18, b=0.18)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+    for module in _with_weights(network):
+        nn.init.trunc_normal_(module.weight, std=0.09, a=-0.18, b=0.18)
 
 
 INITIALIZE = {

@@ -13,13 +13,40 @@ SHORT_NAMES = {"v1": "V1", "v2": "V2", "v3_small": "V3 Small", "v3_large": "V3 L
 MODELS = tuple(SHORT_NAMES)
 STRIDES = 5  # every one of the four networks halves its input five times, the stem first
 MAX_WIDTH = 4.0
-INITIALIZATIONS = ("torch", "kaiming_normal", "truncated_normal")
 DATASETS = {"cifar100": 100, "digits": 10}  # and how many classes each has
 PADDINGS = ("zero", "reflect")
-FLIPS = ("none", "random", "alternating")
 BEYOND = ("none", "trivialaugment", "erasing", "cutmix", "mixup")  # see data.Beyond
-SCHEDULES = ("one_cycle", "cosine", "constant", "step")
-OPTIMIZERS = ("sgd", "muon", "rmsprop", "adamw")
+
+# What the fields may be: one of several names,
+CHOICES = {
+    "model": MODELS,
+    "nonlinearity": ("paper", "relu", "hard_swish"),
+    "hard_swish": ("fused", "composed"),
+    "squeeze_excitation": ("paper", "none", "all"),
+    "initialization": ("torch", "kaiming_normal", "truncated_normal"),
+    "recipe": ("original", "modern"),
+    "dataset": tuple(DATASETS),
+    "split": ("full", "holdout"),
+    "optimizer": ("sgd", "muon", "rmsprop", "adamw"),
+    "schedule": ("one_cycle", "cosine", "constant", "step"),
+    "padding": PADDINGS,
+    "flip": ("none", "random", "alternating"),
+    "augmentation": BEYOND,
+}
+# a whole number within bounds,
+WHOLE = {
+    "num_classes": (1, 100_000),
+    "lowered_strides": (0, STRIDES),
+    "penultimate": (0, 100_000),
+    "seed": (0, 1_000_000),
+    "epochs": (1, 10_000),
+    "batch_size": (2, 100_000),
+    "step_epochs": (1, 10_000),
+    "crop": (0, 16),
+}
+# or a number: above zero and at most this (or at most that alone); every other one is from 0 to 1.
+ABOVE_ZERO = {"width": MAX_WIDTH, "norm_momentum": 1, "learning_rate": 100, "muon_learning_rate": 100}
+MOST = ABOVE_ZERO | {"dropout": 0.99}
 
 
 @dataclass(frozen=True)
@@ -59,24 +86,21 @@ class Architecture:
     norm_momentum: float | None = None
 
     def __post_init__(self):
-        choose("model", self.model, MODELS)
-        choose("non-linearity", self.nonlinearity, ("paper", "relu", "hard_swish"))
-        choose("hard_swish", self.hard_swish, ("fused", "composed"))
-        choose("squeeze_excitation", self.squeeze_excitation, ("paper", "none", "all"))
-        choose("initialization", self.initialization, INITIALIZATIONS)
-        within("width", self.width, 0, MAX_WIDTH, above=True)
-        whole("num_classes", self.num_classes, 1, 100_000)
-        whole("lowered_strides", self.lowered_strides, 0, STRIDES)
-        if self.penultimate is not None:
-            whole("penultimate", self.penultimate, 0, 100_000)
-            if self.model == "v1" and self.penultimate:
-                raise InputError("penultimate: v1 has no such layer; leave it at None")
-        if self.dropout is not None:
-            within("dropout", self.dropout, 0, 0.99)
-        if self.norm_momentum is not None:
-            within("norm_momentum", self.norm_momentum, 0, 1, above=True)
-        for flag in ("se_last", "zero_init_residual"):
-            choose(flag, getattr(self, flag), (False, True))
+        for field in dataclasses.fields(self):
+            name, value = field.name, getattr(self, field.name)
+            if name in CHOICES:
+                choose({"nonlinearity": "non-linearity", "dataset": "data set"}.get(name, name), value, CHOICES[name])
+            elif field.type is bool:
+                choose(name, value, (False, True))
+            elif value is None and field.default is None:
+                continue
+            elif name in WHOLE:
+                whole(name, value, *WHOLE[name])
+            elif field.type in (float, float | None):
+                within(name, value, 0, MOST.get(name, 1), above=name in ABOVE_ZERO)
+                object.__setattr__(self, name, float(value))  # a width of 1 is one of 1.0, in names and digests too
+        if self.model == "v1" and self.penultimate:
+            raise InputError("penultimate: v1 has no such layer; leave it at None")
         if self.se_last and self.model != "v3_small":
             raise InputError(f"se_last: only v3_small has it in the paper's table, not {self.model}")
 
@@ -145,31 +169,12 @@ class Recipe(Architecture):
 
     def __post_init__(self):
         super().__post_init__()
-        choose("recipe", self.recipe, RECIPES)
         if not isinstance(self.variant, str) or not re.fullmatch(r"[A-Za-z0-9.+-]{0,60}", self.variant):
             raise InputError(f"variant {self.variant!r}: use letters, digits and . + - alone, 60 at most")
-        choose("data set", self.dataset, DATASETS)
-        choose("split", self.split, ("full", "holdout"))
-        choose("optimizer", self.optimizer, OPTIMIZERS)
-        choose("schedule", self.schedule, SCHEDULES)
-        choose("padding", self.padding, PADDINGS)
-        choose("flip", self.flip, FLIPS)
-        choose("augmentation", self.augmentation, BEYOND)
-        choose("nesterov", self.nesterov, (False, True))
-        choose("depthwise_decay", self.depthwise_decay, (False, True))
-        whole("seed", self.seed, 0, 1_000_000)
-        whole("epochs", self.epochs, 1, 10_000)
-        whole("batch_size", self.batch_size, 2, 100_000)
-        whole("step_epochs", self.step_epochs, 1, 10_000)
-        whole("crop", self.crop, 0, 16)
-        within("learning_rate", self.learning_rate, 0, 100, above=True)
-        within("muon_learning_rate", self.muon_learning_rate, 0, 100, above=True)
-        for name in ("step_factor", "warmup", "momentum", "weight_decay", "muon_weight_decay", "label_smoothing"):
-            within(name, getattr(self, name), 0, 1)
         if self.nesterov and not self.momentum:
             raise InputError("nesterov: it needs a momentum above 0")
         if self.optimizer == "adamw" and self.momentum == 1:
-            raise InputError(f"momentum {self.momentum!r}: adamw needs one below 1")
+            raise InputError(f"momentum {self.momentum:g}: adamw needs one below 1")
         if not isinstance(self.image_sizes, tuple | list) or not self.image_sizes:
             raise InputError(f"image_sizes {self.image_sizes!r}: give a list of at least one size in pixels")
         object.__setattr__(self, "image_sizes", tuple(self.image_sizes))  # JSON and YAML have lists
@@ -177,9 +182,6 @@ class Recipe(Architecture):
             whole("image_sizes", size, 8, 512)
         if self.num_classes != DATASETS[self.dataset]:
             raise InputError(f"num_classes {self.num_classes}: {self.dataset} has {DATASETS[self.dataset]} classes")
-        for field in dataclasses.fields(self):  # a width of 1 is one of 1.0, in names and digests too
-            if field.type in (float, float | None) and isinstance(getattr(self, field.name), int):
-                object.__setattr__(self, field.name, float(getattr(self, field.name)))
 
     @property
     def run(self) -> str:

@@ -2,7 +2,6 @@
 
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,13 +11,13 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from mnv3lib import checkpoint, cost, data, kernels, optimizers, provenance, store
 from mnv3lib.data import Beyond, Dataset, Split
 from mnv3lib.errors import DivergedError, InputError
 from mnv3lib.inference import accuracy, best_five, default_device, keep_memory, resize
 from mnv3lib.networks import MobileNet
+from mnv3lib.progress import bar
 from mnv3lib.recipe import Recipe
 
 
@@ -228,30 +227,19 @@ def train_epoch(
     size = recipe.image_size(epoch)
     steps = data.steps(split, recipe.batch_size)
     torch.manual_seed(recipe.seed * 100_003 + epoch)  # of dropout and of augmentation beyond crop and flip
-    beyond = None if recipe.augmentation == "none" else Beyond(recipe.augmentation, recipe.num_classes)
+    beyond = Beyond(recipe.augmentation, recipe.num_classes)
     network.train()
-    batches = data.epoch_batches(
-        split,
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        epoch=epoch,
-        crop=recipe.crop,
-        padding=recipe.padding,
-        flip=recipe.flip,
-    )
+    moved = dict(crop=recipe.crop, padding=recipe.padding, flip=recipe.flip)
+    batches = data.epoch_batches(split, batch_size=recipe.batch_size, seed=recipe.seed, epoch=epoch, **moved)
     loss_sum, hits, images, rate = torch.zeros((), device=device), torch.zeros((), device=device), 0, 0.0
-    bar = tqdm(
-        batches, total=steps, desc=f"epoch {epoch + 1}/{recipe.epochs}", leave=False, disable=not sys.stderr.isatty()
-    )
-    for number, (pixels, labels) in enumerate(bar):
+    for number, (pixels, labels) in enumerate(bar(batches, f"epoch {epoch + 1}/{recipe.epochs}", total=steps)):
         factor = recipe.rate((epoch * steps + number + 1) / (recipe.epochs * steps + 1))
         for optimizer in several:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
         rate = recipe.learning_rate * factor
-        pixels = beyond.pixels(pixels) if beyond else pixels
-        inputs = resize(data.normalise(pixels, network.mean, network.std), size)
-        inputs, targets = beyond.inputs(inputs, labels) if beyond else (inputs, labels)
+        inputs = resize(data.normalise(beyond.pixels(pixels), network.mean, network.std), size)
+        inputs, targets = beyond.inputs(inputs, labels)
         loss, logits = step(network, inputs, targets, recipe.label_smoothing)
         for optimizer in several:
             optimizer.step()

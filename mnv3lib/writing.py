@@ -69,7 +69,7 @@ def move_folder(new: Path, target: Path) -> None:
 
 
 @contextmanager
-def only_writer(target: Path, timeout: float = 60):
+def only_writer(target: Path, timeout: float = 60, doing: str = "written"):
     """Keep every other process from writing the folder `target`; InputError if one is at it still after `timeout` s.
 
     The lock is the system's, so it goes with the process that holds it, however that ends.
@@ -80,7 +80,7 @@ def only_writer(target: Path, timeout: float = 60):
     try:
         lock.acquire(timeout=timeout)
     except Timeout:
-        raise InputError(f"{target} is being written by another process: wait for it or stop it") from None
+        raise InputError(f"{target} is being {doing} by another process: wait for it or stop it") from None
     try:
         yield
     finally:
@@ -119,17 +119,13 @@ def sync(path: Path) -> None:
     """Have the system write a file, or the entries of a folder, to the disk."""
     try:
         handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
     except OSError:
-        if path.is_dir():  # some systems open no folders
-            return
-        raise
-    try:
-        os.fsync(handle)
-    except OSError:
-        if not path.is_dir():
+        if not path.is_dir():  # some systems open no folders
             raise
-    finally:
-        os.close(handle)
 
 
 def clear(target: Path) -> None:

@@ -1,4 +1,4 @@
-"""The data: found, checked, unpacked safely, and augmented as torchvision would."""
+"""The data: found, fetched, checked, and augmented as torchvision would."""
 
 import dataclasses
 import hashlib
@@ -7,7 +7,6 @@ import http.server
 import io
 import tarfile
 import threading
-import urllib.error
 
 import numpy as np
 import pytest
@@ -190,15 +189,12 @@ def test_unknown_data_set():
 # The download
 
 
-@pytest.mark.parametrize("error", [urllib.error.URLError("no network"), http.client.BadStatusLine("no network")])
-def test_offline_says_what_to_do(error, monkeypatch, tmp_path):
-    def offline(*_, **__):
-        raise error
-
-    monkeypatch.setattr(data.urllib.request, "urlopen", offline)
+def test_offline_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setattr(data, "URL", "http://127.0.0.1:9/nobody-listens.tar.gz")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     with pytest.raises(InputError) as caught:
         data.load("cifar100", tmp_path / "new")
-    for part in (data.URL, data.MD5, str(tmp_path / "new"), "MNV3_DATA", "no network"):
+    for part in (data.URL, data.MD5, str(tmp_path / "new"), "MNV3_DATA", "refused"):
         assert part in one_line(caught)
     assert contents(tmp_path / "new") == []
 
@@ -252,7 +248,7 @@ def test_download(small, server, monkeypatch, tmp_path):
 
 def test_download_with_another_md5_is_refused(small, server, monkeypatch, tmp_path):
     offer(monkeypatch, server, "bad.tar.gz", good_members(), md5="0" * 32)
-    with pytest.raises(InputError, match=r"md5 .* expected 0{32}"):
+    with pytest.raises(InputError, match=r"hash .*expected md5:0{32}"):
         data.load("cifar100", tmp_path / "new")
     assert contents(tmp_path / "new") == []
 
@@ -265,85 +261,18 @@ def test_download_that_breaks_off_is_refused(small, server, monkeypatch, tmp_pat
     assert contents(tmp_path / "new") == []
 
 
+def test_an_archive_without_the_images_is_refused(small, server, monkeypatch, tmp_path):
+    offer(monkeypatch, server, "other.tar.gz", {"notes.txt": b"none"})
+    with pytest.raises(InputError) as caught:
+        data.load("cifar100", tmp_path / "new")
+    assert data.URL in one_line(caught)
+
+
 def test_missing_archive_is_named(small, server, monkeypatch, tmp_path):
     offer(monkeypatch, server, "good.tar.gz", good_members())
     monkeypatch.setattr(data, "URL", f"{server[0]}/gone.tar.gz")
-    with pytest.raises(InputError, match=r"File not found.*gone\.tar\.gz"):
+    with pytest.raises(InputError, match=r"404.*gone\.tar\.gz"):
         data.load("cifar100", tmp_path / "new")
-
-
-# Unpacking
-
-
-def test_unpack_takes_two_files_alone(small, tmp_path):
-    members = good_members() | {
-        "../evil": b"evil",
-        "/tmp/mnv3-evil": b"evil",
-        f"{data.FOLDER}/../../evil": b"evil",
-        f"{data.FOLDER}/notes.txt": b"more",
-        f"{data.FOLDER}/link": link(f"{data.FOLDER}/link", "/etc"),
-    }
-    target = tmp_path / "deep" / "target"
-    target.mkdir(parents=True)
-    data.unpack(make_archive(tmp_path / "archive.tar.gz", members), target)
-    assert contents(target) == ["test.bin", "train.bin"]
-    assert contents(tmp_path) == [
-        "archive.tar.gz",
-        "deep",
-        "deep/target",
-        "deep/target/test.bin",
-        "deep/target/train.bin",
-    ]
-    assert not data.Path("/tmp/mnv3-evil").exists()
-    assert (target / "train.bin").read_bytes() == members[f"{data.FOLDER}/train.bin"]
-
-
-@pytest.mark.parametrize(
-    "entry",
-    [
-        link(f"{data.FOLDER}/train.bin", "/etc/hostname"),
-        link(f"{data.FOLDER}/train.bin", "../../secret"),
-        link(f"{data.FOLDER}/train.bin", "../secret", tarfile.LNKTYPE),
-        link(f"{data.FOLDER}/train.bin", "", tarfile.DIRTYPE),
-        link(f"{data.FOLDER}/train.bin", "", tarfile.FIFOTYPE),
-    ],
-    ids=["absolute link", "link", "hard link", "folder", "pipe"],
-)
-def test_unpack_follows_no_link(small, tmp_path, entry):
-    (tmp_path / "secret").write_text("secret")
-    target = tmp_path / "target"
-    target.mkdir()
-    archive = make_archive(tmp_path / "archive.tar.gz", {entry.name: entry})
-    with pytest.raises(InputError, match=r"archive\.tar\.gz"):
-        data.unpack(archive, target)
-    assert contents(target) == []
-
-
-def test_unpack_does_not_fill_the_disk(small, tmp_path):
-    members = good_members()
-    members[f"{data.FOLDER}/train.bin"] += bytes(5_000_000)
-    data.unpack(make_archive(tmp_path / "archive.tar.gz", members), tmp_path)
-    assert (tmp_path / "train.bin").stat().st_size == 6 * data.RECORD
-
-
-@pytest.mark.parametrize("damage", ["no archive", "half", "flipped", "incomplete"])
-def test_damaged_archive(small, tmp_path, damage):
-    path = make_archive(tmp_path / "archive.tar.gz", good_members())
-    content = bytearray(path.read_bytes())
-    if damage == "no archive":
-        content = b"<html>not here</html>"
-    elif damage == "half":
-        content = content[: len(content) // 2]
-    elif damage == "flipped":
-        content[len(content) // 2 : len(content) // 2 + 200] = bytes(200)
-    else:
-        make_archive(path, {f"{data.FOLDER}/train.bin": make_record(6)})
-        content = path.read_bytes()
-    path.write_bytes(content)
-    (tmp_path / "target").mkdir()
-    with pytest.raises(InputError, match=r"archive\.tar\.gz") as caught:
-        data.unpack(path, tmp_path / "target")
-    one_line(caught)
 
 
 # Splits, normalisation, augmentation

@@ -93,7 +93,7 @@ def test_training_uses_it(name, tiny, few_digits, monkeypatch):
     plain, augmented = (
         training.fit_recipe(tiny(augmentation=one), few_digits, log=lambda line: None) for one in ("none", name)
     )
-    assert plain.history["train_loss"][0] != augmented.history["train_loss"][0]
+    assert plain.history[0]["train_loss"] != augmented.history[0]["train_loss"]
     mixing = name in ("cutmix", "mixup")
     assert seen == [torch.int64] * 3 + [torch.float32 if mixing else torch.int64] * 3
 

@@ -58,7 +58,7 @@ def test_the_core_imports_nothing_slow_at_its_top(path):
 )
 def test_help_and_errors_do_not_wait_for_torch(options):
     code = (
-        "import sys; from mnv3lib.__main__ import main\n"
+        "import sys; from mnv3lib.commands import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
         "print('torch' in sys.modules, file=sys.stderr)"

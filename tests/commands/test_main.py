@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from mnv3lib import store
-from mnv3lib.__main__ import main, make_parser
+from mnv3lib.commands import main, make_parser
 from mnv3lib.commands.options import recipe_of
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from mnv3lib import data, provenance
-from mnv3lib.__main__ import main
+from mnv3lib.commands import main
 
 
 def act_at(number: int | None, act: str) -> list[str]:

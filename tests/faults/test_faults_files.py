@@ -4,9 +4,7 @@ import io
 import json
 import math
 import resource
-import shutil
 import signal
-import tarfile
 import warnings
 from contextlib import contextmanager
 
@@ -21,7 +19,7 @@ from safetensors.torch import save as save_tensors
 
 from mnv3lib import build, checkpoint, data, inference, optimizers, recipe, store
 from mnv3lib.errors import InputError
-from mnv3lib.report import sweep
+from mnv3lib.report import sweep, tables
 from mnv3lib.study import ablations, evaluation, importing, places, results
 
 SECONDS = 30  # no file of a few kilobytes may take longer, on the slowest machine
@@ -236,7 +234,7 @@ def test_headers_of_weights(attempt, run):
 def use_record(run) -> None:
     """All that is made from records."""
     table = results.recorded(run.parent)
-    results.style(table).to_html(), results.markdown(table), results.write_csv(run.parent)
+    tables.html(tables.runs(table)), tables.markdown(tables.runs(table)), results.write_csv(run.parent)
     for one in evaluation.evaluate([run.name], models=run.parent, recorded=True):
         evaluation.readable(evaluation.summary([one]))
         places.trained_on(one.record, names=True)
@@ -245,7 +243,7 @@ def use_record(run) -> None:
     ablations.results(records)
     for record in records:
         recipe.is_usual(record["recipe"])
-        ablations.style(ablations.compare([record], base=record["recipe"]["variant"])).to_html()
+        tables.html(tables.comparison(ablations.compare([record], base=record["recipe"]["variant"])))
 
 
 def test_records(attempt, run):
@@ -345,29 +343,6 @@ def test_data_files(attempt, tmp_path, monkeypatch):
     exact = st.builds(lambda start: mutate(valid, [("write", start, b"\xff")], True), st.floats(0, 0.99))
     path = tmp_path / "train.bin"
     attempt("CIFAR-100", path, st.one_of(broken([valid]), exact), lambda: data.load("cifar100", tmp_path), 80)
-
-
-def test_archives(attempt, tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "FILES", {"train.bin": 3, "test.bin": 2})
-    folder = tmp_path / data.FOLDER
-    folder.mkdir()
-    for file, count in data.FILES.items():
-        (folder / file).write_bytes(bytes(count * data.RECORD))
-    path = tmp_path / "archive.tar.gz"
-    with tarfile.open(path, "w:gz") as tar:
-        tar.add(folder, data.FOLDER)
-    shutil.rmtree(folder)
-    inside = tmp_path / "inside"
-    inside.mkdir()
-
-    def check():
-        try:
-            data.unpack(path, inside)
-        finally:
-            assert {file.name for file in inside.iterdir()} <= set(data.FILES)
-            assert sorted(file.name for file in tmp_path.iterdir()) == ["archive.tar.gz", "inside"]
-
-    attempt("archive of CIFAR-100", path, broken([path.read_bytes()]), check, 80)
 
 
 def test_old_checkpoints(attempt, tmp_path, run):

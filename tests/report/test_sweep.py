@@ -14,7 +14,7 @@ import pytest
 from records import record_of
 
 from mnv3lib import data, recipe, store, training
-from mnv3lib.__main__ import main
+from mnv3lib.commands import main
 from mnv3lib.errors import InputError
 from mnv3lib.provenance import ROOT
 from mnv3lib.report import sweep

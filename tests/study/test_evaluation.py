@@ -13,7 +13,7 @@ from records import record_of
 
 import mnv3lib
 from mnv3lib import data, inference, recipe, store, training
-from mnv3lib.__main__ import main
+from mnv3lib.commands import main
 from mnv3lib.errors import InputError
 from mnv3lib.provenance import ROOT
 from mnv3lib.study import evaluation

@@ -13,7 +13,7 @@ from PIL import Image
 
 import mnv3lib
 from mnv3lib import data, inference, training
-from mnv3lib.__main__ import main
+from mnv3lib.commands import main
 from mnv3lib.study import labelling
 
 RED, BLUE = (200, 30, 40), (20, 40, 190)
@@ -170,7 +170,7 @@ def test_the_printed_forms_are_those_of_pandas():
 
 def test_predicting_waits_for_no_pandas(models, folder):
     code = (
-        "import sys; from mnv3lib.__main__ import main\n"
+        "import sys; from mnv3lib.commands import main\n"
         "main(sys.argv[1:])\n"
         "print(sorted({'torch', 'pandas', 'scipy', 'mnv3lib.training'} & set(sys.modules)))"
     )
