@@ -24,9 +24,7 @@ from mnv3lib.errors import InputError
 from mnv3lib.networks import MobileNet
 
 BINS = 15
-PORTION = (
-    25  # images at a time: what a layer makes of them stays in the cache, and malloc keeps the memory for the next
-)
+PORTION = 25  # images at a time: their maps stay in the cache, and malloc keeps the memory for the next layer
 
 
 def wilson(hits: int, trials: int) -> tuple[float, float]:
