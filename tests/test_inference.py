@@ -1,18 +1,13 @@
-import csv
-import io
-import json
 import os
 import zlib
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from PIL import Image, ImageCms
 
 import mnv3lib
-from mnv3lib import data, inference, training
-from mnv3lib.commands import main
+from mnv3lib import data, inference
 from mnv3lib.errors import InputError
 from mnv3lib.provenance import ROOT
 from mnv3lib.study import labelling
@@ -46,17 +41,6 @@ def network() -> mnv3lib.MobileNet:
     made = mnv3lib.build("v3_small", width=0.25, num_classes=10).eval()
     made.classes, made.mean, made.std = data.CLASSES["digits"], (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
     return made
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory, few_digits, tiny):
-    """A folder with two runs on digits."""
-    folder = tmp_path_factory.mktemp("models")
-    for seed in (0, 1):
-        training.train(
-            tiny(seed=seed), dataset=few_digits, models=folder, checkpoints=folder / ".c", log=lambda line: None
-        )
-    return folder
 
 
 @pytest.fixture
@@ -287,97 +271,6 @@ def test_predict_says_what_is_missing(network):
         mnv3lib.predict(network, quarters(), top=11)
     with pytest.raises(InputError, match=r"mnv3lib\.load"):
         mnv3lib.predict(mnv3lib.build("v1", width=0.25), quarters())
-
-
-def test_a_broken_file_is_named_and_the_rest_is_labelled(models, folder, capsys):
-    (folder / "broken.jpg").write_bytes((folder / "a.JPG").read_bytes()[:300])
-    (folder / "odd").write_text("no image, and no companion either")
-    code = main(["predict", str(folder), "--models", str(models), "--format", "csv", "--top", "2"])
-    out, err = capsys.readouterr()
-    assert code == 1
-    assert [line.split()[1] for line in err.splitlines()] == [str(folder / "broken.jpg"), str(folder / "odd")]
-    rows = list(csv.DictReader(io.StringIO(out)))
-    assert len(rows) == 2 * 2 * 2
-    assert {row["image"] for row in rows} == {"a.JPG", "b.png"}
-    assert len({row["run"] for row in rows}) == 2
-    assert all(0 < float(row["probability"]) <= 1 for row in rows)
-    assert list(rows[0]) == ["run", "image", "rank", "class", "probability"]
-
-
-def test_companions_are_skipped_in_silence(models, folder, capsys):
-    assert main(["predict", str(folder), "--models", str(models)]) == 0
-    out, err = capsys.readouterr()
-    assert err == ""
-    assert len(out.splitlines()) == 1 + 2 * 2
-
-
-def test_a_companion_that_is_asked_for_is_reported(models, folder, capsys):
-    assert main(["predict", str(folder / "README.md"), "--models", str(models)]) == 1
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert "README.md is no image" in err
-
-
-def test_json_is_written_whole_and_reads_back(models, folder, tmp_path, capsys):
-    run = sorted(path.name for path in models.glob("mobilenet*"))[0]
-    out = tmp_path / "guesses.json"
-    arguments = ["predict", str(folder / "b.png"), "--run", run, "--format", "json", "--out", str(out)]
-    assert main([*arguments, "--models", str(models)]) == 0
-    assert capsys.readouterr().out == ""
-    (one,) = json.loads(out.read_text())
-    assert (one["run"], one["image"], len(one["guesses"])) == (run, "b.png", 5)
-    probabilities = [guess["probability"] for guess in one["guesses"]]
-    assert probabilities == sorted(probabilities, reverse=True)
-    assert set(one["guesses"][0]) == {"class", "probability"}
-    expected = mnv3lib.predict(mnv3lib.load(run, models), folder / "b.png", size=16)
-    assert probabilities == pytest.approx(expected["probability"].tolist(), abs=1e-6)
-
-
-def test_files_of_one_name_go_by_their_path_and_odd_names_print(models, tmp_path, capsys):
-    for name in ("x", "y"):
-        (tmp_path / name).mkdir()
-        quarters().save(tmp_path / name / "same.png")
-    quarters().save(tmp_path / "x" / "two\nlines, \udcff.png", format="png")
-    arguments = ["predict", str(tmp_path / "x"), str(tmp_path / "y"), "--models", str(models), "--format", "csv"]
-    assert main(arguments) == 0
-    images = {row["image"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
-    assert images == {str(tmp_path / folder / "same.png") for folder in "xy"} | {
-        str(tmp_path / "x" / "two lines, \ufffd.png")
-    }
-
-
-@pytest.mark.parametrize(
-    ("arguments", "culprit"),
-    [(["nowhere"], "nowhere"), ([".", "--run", "nonsuch"], "nonsuch"), ([".", "--top", "11"], "top 11")],
-)
-def test_bad_input_is_one_line(models, folder, monkeypatch, capsys, arguments, culprit):
-    monkeypatch.chdir(folder)
-    assert main(["predict", *arguments, "--models", str(models)]) == 1
-    err = capsys.readouterr().err
-    assert culprit in err
-    assert err.count("\n") == 1
-
-
-def test_nothing_to_label_and_nothing_to_label_with(models, tmp_path, capsys):
-    assert main(["predict", str(tmp_path), "--models", str(models)]) == 1
-    assert "no images" in capsys.readouterr().err
-    quarters().save(tmp_path / "a.png")
-    assert main(["predict", str(tmp_path), "--models", str(tmp_path)]) == 1
-    assert "no trained models" in capsys.readouterr().err
-
-
-def test_score_counts_the_photographs_whose_class_is_known(network):
-    table = mnv3lib.predict(network, [quarters(), Image.fromarray(NOISE), quarters()], top=2).assign(run="r")
-    first, second = table["class"][0], table["class"][1]
-    (row,) = labelling.score(table, {"0": first, "2": second}).to_dict("records")
-    assert (row["images"], row["right"], row["top1"], row["in_best"]) == (2, 1, 50, 2)
-    assert labelling.score(table, {}).empty
-
-
-def test_no_predictions_are_a_heading_and_nothing_more():
-    nothing = pd.DataFrame(columns=["run", *inference.COLUMNS])
-    assert labelling.as_text(nothing, "table") == "run image\n"
-    assert labelling.as_text(nothing, "csv").count("\n") == 1 and labelling.as_text(nothing, "json") == "[]\n"
 
 
 def test_every_test_image_opens_and_is_in_the_list_of_sources():

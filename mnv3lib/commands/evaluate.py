@@ -1,6 +1,7 @@
 """`mnv3 evaluate`: trained models on their test set."""
 
 import argparse
+import json
 
 from mnv3lib.commands.options import add_command, add_common, note, use_threads
 
@@ -25,7 +26,7 @@ def add(commands) -> None:
 def run(options: argparse.Namespace) -> None:
     if options.details and options.format == "csv":
         options.usage_error("--details has several tables and CSV holds one: use --format json")
-    from mnv3lib.study import evaluation, evaluation_text
+    from mnv3lib.study import evaluation
 
     use_threads(options)
     evaluations = evaluation.evaluate(
@@ -35,8 +36,46 @@ def run(options: argparse.Namespace) -> None:
     if options.format == "csv":
         print(summary.to_csv(index=False), end="")
     elif options.format == "json":
-        print(evaluation_text.as_json(evaluations, options.details))
+        rows = as_objects(summary, double_precision=6)
+        for row, one in zip(rows, evaluations, strict=True):
+            if options.details:
+                row |= {name: as_objects(table) for name, table in tables(one).items()}
+                row["confusion"] = as_objects(one.confusion(), orient="split")
+                row["superclass_confusion"] = as_objects(one.superclass_confusion(), orient="split")
+        print(json.dumps(rows, indent=1))
     else:
-        print(evaluation_text.readable(summary).to_string(index=False))
+        print(evaluation.readable(summary).to_string(index=False))
         for one in evaluations if options.details else ():
-            print("\n" + evaluation_text.details(one))
+            print_details(one)
+
+
+def as_objects(table, orient: str = "records", **options) -> list | dict:
+    """A DataFrame as what JSON has; a missing number is null."""
+    return json.loads(table.to_json(orient=orient, **options))
+
+
+def tables(one) -> dict:
+    """The tables of an Evaluation that have a row for each thing, by the name that they have in JSON."""
+    return {
+        "classes": one.per_class(),
+        "superclasses": one.per_superclass(),
+        "confused_pairs": one.confused_pairs(),
+        "calibration": one.calibration(),
+    }
+
+
+def print_details(one) -> None:
+    """Everything by class and superclass, the confusion between superclasses and the calibration of an Evaluation."""
+    titles = (
+        "by class (top-1 and top-5 in percent)",
+        "by superclass (percent)",
+        "most confused pairs (images)",
+        f"calibration (expected calibration error {one.ece:.2f} points)",
+    )
+    for title, table in zip(titles, tables(one).values(), strict=True):
+        print(f"\n{one.run}: {title}\n{table.to_string(index=False, float_format='{:.2f}'.format)}")
+    confusion = one.superclass_confusion()
+    numbers = range(1, len(confusion) + 1)
+    names = [f"{number:2} {name}" for number, name in zip(numbers, confusion.index, strict=True)]
+    confusion = confusion.set_axis(names).set_axis(numbers, axis=1).to_string()
+    print(f"\n{one.run}: superclasses (rows) taken for others (columns, numbered alike), images\n{confusion}")

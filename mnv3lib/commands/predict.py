@@ -35,17 +35,17 @@ def run(options: argparse.Namespace) -> int:
         failures.append(line)
         note(line)
 
-    table = labelling.label(
+    rows = labelling.label(
         options.paths or [inference.images_folder()],
         options.run or (),
         models=options.models,
         top=options.top,
         report=failed,
     )
-    text = labelling.as_text(table, options.format)
+    text = labelling.as_text(rows, options.format)
     if options.out:
         with writing.replacing(options.out) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    elif not table.empty:
+    elif rows:
         print(text, end="")
     return 1 if failures else 0

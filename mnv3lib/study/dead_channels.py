@@ -1,12 +1,14 @@
-"""Channels that training has switched off: they say the same of every image."""
+"""What networks do with their channels: those that training has switched off, and the gates that weigh the others."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import pandas as pd
 import torch
+from torch import nn
 
 from mnv3lib import data
-from mnv3lib.blocks import ConvNormActivation
+from mnv3lib.blocks import ConvNormActivation, SqueezeExcitation
 from mnv3lib.data import Dataset
 from mnv3lib.inference import resize
 from mnv3lib.networks import MobileNet
@@ -15,7 +17,6 @@ from mnv3lib.training import Fit
 LIMIT = 1e-3  # batch norm gives a channel a deviation of about one
 
 
-@torch.inference_mode()
 def count(network: MobileNet, inputs: torch.Tensor) -> pd.DataFrame:
     """A row an activated convolution with its norm: layer, nonlinearity, channels, dead.
 
@@ -29,18 +30,7 @@ def count(network: MobileNet, inputs: torch.Tensor) -> pd.DataFrame:
         for name, module in network.named_modules()
         if isinstance(module, ConvNormActivation) and len(module) == 3
     }
-    ranges = {}
-
-    def follow(name):
-        def hook(module, _, output):
-            ranges[name] = output.amax((0, 2, 3)) - output.amin((0, 2, 3))
-
-        return hook
-
-    with ExitStack() as hooks:
-        for name, module in layers.items():
-            hooks.enter_context(module.register_forward_hook(follow(name)))
-        network.eval()(inputs)
+    ranges = _outputs(network, inputs, layers, lambda output: output.amax((0, 2, 3)) - output.amin((0, 2, 3)))
     return pd.DataFrame(
         {
             "layer": name,
@@ -50,6 +40,34 @@ def count(network: MobileNet, inputs: torch.Tensor) -> pd.DataFrame:
         }
         for name, module in layers.items()
     )
+
+
+def gates(network: MobileNet, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The gate of each squeeze-excitation, [n, channels] in [0, 1], by the name of its block ("features.4").
+
+    inputs: normalised images, float [n, 3, size, size]. The network is left in eval mode.
+    """
+    layers = {
+        ".".join(name.split(".")[:2]): module.scale_activation
+        for name, module in network.named_modules()
+        if isinstance(module, SqueezeExcitation)
+    }
+    return _outputs(network, inputs, layers, lambda output: output.flatten(1))
+
+
+@torch.inference_mode()
+def _outputs(network: MobileNet, inputs: torch.Tensor, layers: dict[str, nn.Module], reduce: Callable) -> dict:
+    """What `reduce` makes of the output of each of `layers`, by their names; the whole outputs are not kept."""
+    found = {}
+    with ExitStack() as hooks:
+        for name, module in layers.items():
+
+            def hook(module, _, output, name=name):
+                found[name] = reduce(output)
+
+            hooks.enter_context(module.register_forward_hook(hook))
+        network.eval()(inputs)
+    return found
 
 
 def of_run(fit: Fit, dataset: Dataset) -> dict:

@@ -24,6 +24,7 @@ from mnv3lib.errors import InputError
 from mnv3lib.networks import MobileNet
 
 BINS = 15
+PORTION = 25  # images at a time: their maps stay in the cache, and malloc keeps the memory for the next layer
 
 
 def wilson(hits: int, trials: int) -> tuple[float, float]:
@@ -84,8 +85,7 @@ class Evaluation:
     @property
     def superclass_right(self) -> float:
         """The share of images whose best guess lies in the right superclass."""
-        right = self._superclass[self.guesses[:, 0]] == self._superclass[self.labels]
-        return _percent(right.sum(), len(right))
+        return _percent(self._in_superclass.sum(), len(self.labels))
 
     @property
     def confidence(self) -> float:
@@ -102,89 +102,78 @@ class Evaluation:
         """The number of each class's superclass."""
         return np.array([self.superclass_names.index(data.SUPERCLASS_OF.get(name, name)) for name in self.names])
 
+    @cached_property
+    def _in_superclass(self) -> np.ndarray:
+        """Whether the best guess lies in the right superclass, bool [n]."""
+        return self._superclass[self.guesses[:, 0]] == self._superclass[self.labels]
+
     def summary(self) -> dict:
         """One row for the table of all runs; low and high bound the 95 % interval of the accuracy before them."""
-        recipe = self.record["recipe"]
-        low, high = wilson(int(self.hits[:, 0].sum()), len(self.labels))
-        low5, high5 = wilson(int(self.hits.any(1).sum()), len(self.labels))
+        recipe, images = self.record["recipe"], len(self.labels)
         return {
             "run": self.run,
             "model": recipe["model"],
             "width": recipe["width"],
             "parameters": self.record["parameters"],
             "macs": self.record["macs"],
-            "top1": self.top1,
-            "top1_low": low,
-            "top1_high": high,
-            "top5": self.top5,
-            "top5_low": low5,
-            "top5_high": high5,
+            **_share("top1", self.hits[:, 0].sum(), images),
+            **_share("top5", self.hits.any(1).sum(), images),
             "confidence": self.confidence,
             "ece": self.ece,
-            "images": len(self.labels),
+            "images": images,
             "measured_on": measured_on(recipe),
             "source": self.source,
-            "recorded_top1": self.record["result"]["top1"],
+            "recorded_top1": self.recorded_top1,
         }
 
-    def disagreement(self) -> str | None:
-        """A sentence where the top-1 differs from the record's by a hundredth of a point or more."""
-        recorded = self.record["result"]["top1"]
-        if abs(self.top1 - recorded) < 0.01 - 1e-9:
-            return None
-        return f"{self.run}: the {self.source} top-1 is {self.top1:.2f} %, but its record says {recorded:.2f} %"
+    @property
+    def recorded_top1(self) -> float:
+        return self.record["result"]["top1"]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the top-1 is the record's to a hundredth of a point."""
+        return abs(self.top1 - self.recorded_top1) < 0.01 - 1e-9
 
     def per_class(self) -> pd.DataFrame:
         """A row a class: class, superclass, images, top1 with interval, top5, superclass_right, most_taken_for.
 
         superclass_right is the share of the class's images whose best guess lies in the right superclass, in percent.
         """
-        confusion = self.confusion().to_numpy()
-        right = self._superclass[self.guesses[:, 0]] == self._superclass[self.labels]
         rows = []
         for label, name in enumerate(self.names):
             mine = self.labels == label
-            images, hits = int(mine.sum()), int(confusion[label, label])
-            low, high = wilson(hits, images)
-            wrong = confusion[label].copy()
-            wrong[label] = 0
-            row = {
-                "class": name,
-                "superclass": self.superclass_names[self._superclass[label]],
-                "images": images,
-                "top1": _percent(hits, images),
-                "top1_low": low,
-                "top1_high": high,
-                "top5": _percent(self.hits[mine].any(1).sum(), images),
-                "superclass_right": _percent(right[mine].sum(), images),
-                "most_taken_for": self.names[wrong.argmax()] if wrong.any() else "",
-            }
+            images, hits = int(mine.sum()), self.hits[mine]
+            wrong = np.bincount(self.guesses[mine & ~self.hits[:, 0], 0])
+            row = {"class": name, "superclass": self.superclass_names[self._superclass[label]], "images": images}
+            row |= _share("top1", hits[:, 0].sum(), images)
+            row["top5"] = _percent(hits.any(1).sum(), images)
+            row["superclass_right"] = _percent(self._in_superclass[mine].sum(), images)
+            row["most_taken_for"] = self.names[wrong.argmax()] if len(wrong) else ""
             rows.append(row)
         return pd.DataFrame(rows)
 
     def per_superclass(self) -> pd.DataFrame:
         """A row a superclass: superclass, images, top1 (the class is right), superclass_right, each with interval."""
-        classes, superclasses = self.confusion().to_numpy(), self.superclass_confusion().to_numpy()
         rows = []
-        for index, name in enumerate(self.superclass_names):
-            images = int(superclasses[index].sum())
-            hits, right = int(classes.diagonal()[self._superclass == index].sum()), int(superclasses[index, index])
-            row = {"superclass": name, "images": images}
-            for column, count in (("top1", hits), ("superclass_right", right)):
-                low, high = wilson(count, images)
-                row |= {column: _percent(count, images), f"{column}_low": low, f"{column}_high": high}
-            rows.append(row)
+        for number, name in enumerate(self.superclass_names):
+            mine = self._superclass[self.labels] == number
+            images, right = int(mine.sum()), self._in_superclass[mine].sum()
+            shares = _share("top1", self.hits[mine, 0].sum(), images) | _share("superclass_right", right, images)
+            rows.append({"superclass": name, "images": images} | shares)
         return pd.DataFrame(rows)
 
     def confusion(self) -> pd.DataFrame:
         """How often a class (row) was taken for another (column): numbers of images, right ones on the diagonal."""
-        return _confusion(self.labels, self.guesses[:, 0], self.names)
+        size = len(self.names)
+        counts = np.bincount(self.labels.astype(int) * size + self.guesses[:, 0], minlength=size**2)
+        index, columns = pd.Index(self.names, name="class"), pd.Index(self.names, name="taken for")
+        return pd.DataFrame(counts.reshape(size, size), index, columns)
 
     def superclass_confusion(self) -> pd.DataFrame:
         """As `confusion`, between superclasses."""
-        return _confusion(
-            self._superclass[self.labels], self._superclass[self.guesses[:, 0]], self.superclass_names, "superclass"
-        )
+        of = {name: data.SUPERCLASS_OF.get(name, name) for name in self.names}
+        return self.confusion().groupby(of).sum().T.groupby(of).sum().T
 
     def confused_pairs(self, count: int = 10) -> pd.DataFrame:
         """The pairs of classes most often taken for each other, both directions together.
@@ -238,10 +227,10 @@ def _percent(hits: int, images: int) -> float:
     return 100 * float(hits) / images if images else math.nan
 
 
-def _confusion(truth: np.ndarray, guess: np.ndarray, names: tuple[str, ...], kind: str = "class") -> pd.DataFrame:
-    size = len(names)
-    counts = np.bincount(truth.astype(np.int64) * size + guess, minlength=size * size).reshape(size, size)
-    return pd.DataFrame(counts, index=pd.Index(names, name=kind), columns=pd.Index(names, name="taken for"))
+def _share(name: str, hits: int, images: int) -> dict[str, float]:
+    """The columns `name`, `name`_low and `name`_high: a share and its interval, in percent."""
+    low, high = wilson(int(hits), images)
+    return {name: _percent(hits, images), f"{name}_low": low, f"{name}_high": high}
 
 
 def measured_on(recipe: dict) -> str:
@@ -288,33 +277,29 @@ def evaluate(
     bar = tqdm(total=0, unit=" images", leave=False, disable=not sys.stderr.isatty())
     for record in records:
         run, recipe = record["run"], record["recipe"]
-        start = time.perf_counter()
-        live = not recorded and (found or recipe["dataset"] != "cifar100")
-        if live and store.has(run, store.WEIGHTS, models):
-            if recipe["dataset"] not in datasets:
-                datasets[recipe["dataset"]] = data.load(recipe["dataset"], data_folder)
-            dataset = datasets[recipe["dataset"]]
+        start, name = time.perf_counter(), recipe["dataset"]
+        live = not recorded and (found or name != "cifar100") and store.has(run, store.WEIGHTS, models)
+        if live:
+            if name not in datasets:
+                datasets[name] = data.load(name, data_folder)
+            dataset = datasets[name]
             split = dataset.test if recipe["split"] == "full" else data.holdout(dataset.train)[1]
             network = store.load(run, models)
             if network.classes != dataset.classes:
-                raise InputError(f"{run}: its weights have other classes than {recipe['dataset']}: train it again")
+                raise InputError(f"{run}: its weights have other classes than {name}: train it again")
             bar.reset(total=len(split))
             bar.set_description(run)
-            predictions, source = measure(network, split, recipe["image_sizes"][-1], bar.update), "live"
+            predictions = measure(network, split, recipe["image_sizes"][-1], bar.update)
         else:
-            predictions, source = store.load_predictions(run, models), "recorded"
-        evaluation = Evaluation(
-            record,
-            source,
-            data.CLASSES[recipe["dataset"]],
-            *(predictions[name] for name in ("labels", "classes", "probabilities")),
-        )
-        evaluations.append(evaluation)
+            predictions = store.load_predictions(run, models)
+        best = (predictions[part] for part in ("labels", "classes", "probabilities"))
+        one = Evaluation(record, "live" if live else "recorded", data.CLASSES[name], *best)
+        evaluations.append(one)
         bar.clear()
-        seconds = f", {time.perf_counter() - start:.0f} s" if source == "live" else ""
-        log(f"{run}: top-1 {evaluation.top1:.2f} % on {len(evaluation.labels):,} images, {source}{seconds}")
-        if difference := evaluation.disagreement():
-            log(f"{difference}")
+        seconds = f", {time.perf_counter() - start:.0f} s" if live else ""
+        log(f"{run}: top-1 {one.top1:.2f} % on {len(one.labels):,} images, {one.source}{seconds}")
+        if not one.agrees:
+            log(f"{run}: the {one.source} top-1 is {one.top1:.2f} %, but its record says {one.recorded_top1:.2f} %")
     bar.close()
     return evaluations
 
@@ -322,14 +307,16 @@ def evaluate(
 def measure(
     network: MobileNet, split: Split, size: int = 32, progress: Callable[[int], object] = lambda images: None
 ) -> dict[str, np.ndarray]:
-    """As `inference.best_five`, on the GPU where there is one; `progress` is told the images of each portion."""
+    """As `inference.best_five`, on the GPU where there is one; `progress` is told the images of each portion.
+
+    The network is left as it was: a copy is measured whose batch norms are folded into the convolutions.
+    """
     device = inference.default_device()
-    inference.keep_memory()
-    network.to(device, memory_format=torch.channels_last)
+    folded = inference.fold(network).to(device, memory_format=torch.channels_last)
     portions = []
-    for start in range(0, len(split), 500):
-        portion = Split(split.images[start : start + 500], split.labels[start : start + 500]).to(device)
-        portions.append(inference.best_five(network, portion, size))
+    for start in range(0, len(split), PORTION):
+        portion = Split(split.images[start : start + PORTION], split.labels[start : start + PORTION]).to(device)
+        portions.append(inference.best_five(folded, portion, size))
         progress(len(portion))
     return {name: np.concatenate([portion[name] for portion in portions]) for name in portions[0]}
 
@@ -338,3 +325,22 @@ def summary(evaluations: list[Evaluation]) -> pd.DataFrame:
     """A row a run: run, model, width, parameters, macs, top1 and top5 in percent with their 95 % intervals, mean
     confidence in percent, ece in percentage points, images, measured_on, source (live or recorded), recorded_top1."""
     return pd.DataFrame([evaluation.summary() for evaluation in evaluations])
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of `summary` for people: text, with units in the names of the columns."""
+    texts = {
+        "run": "{run}",
+        "parameters (M)": "{parameters:.2f}",
+        "MACs (M)": "{macs:.1f}",
+        "top-1 %": "{top1:.2f}",
+        "95 % interval": "{top1_low:.2f}–{top1_high:.2f}",
+        "top-5 %": "{top5:.2f}",
+        "top-5 interval": "{top5_low:.2f}–{top5_high:.2f}",
+        "ECE (points)": "{ece:.2f}",
+        "images": "{images:,}",
+        "measured on": "{measured_on}",
+        "source": "{source}",
+    }
+    rows = table.assign(parameters=table["parameters"] / 1e6, macs=table["macs"] / 1e6).to_dict("records")
+    return pd.DataFrame([{name: text.format_map(row) for name, text in texts.items()} for row in rows])

@@ -1,21 +1,26 @@
 """Many runs on many images: what each sees, and how often it is right."""
 
 import csv
+import io
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable
+from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 from tqdm import tqdm
 
 from mnv3lib import store
 from mnv3lib.errors import InputError
-from mnv3lib.inference import COLUMNS, as_pixels, find_images, guess, load_image, printable, table
-from mnv3lib.study import evaluation
+from mnv3lib.inference import COLUMNS, as_pixels, find_images, guess, load_image, printable
 
+if TYPE_CHECKING:
+    import pandas
+
+Row = tuple[str, str, int, str, float]  # run, image, rank, class, probability
 SOURCES = "SOURCES.csv"  # beside the photographs: who made each, and what it shows
 
 
@@ -26,8 +31,8 @@ def label(
     models: Path | None = None,
     top: int = 5,
     report: Callable[[str], None] = lambda line: None,
-) -> pd.DataFrame:
-    """What every run, or all that kept their weights, sees in every image: the rows of `predict` with the run.
+) -> list[Row]:
+    """What every run, or all that kept their weights, sees in every image: a row a guess, best first.
 
     `paths` are files and folders. A file that cannot be read is told to `report` in a line that names it, and the
     others go on. An image goes by its file's name, or by its path where two have the same name.
@@ -49,33 +54,44 @@ def label(
         read.append(file)
         for size, several in pixels.items():
             several.append(as_pixels(image, size))
-    if not read:
-        return pd.DataFrame(columns=["run", *COLUMNS])
     names = [file.name for file in read]
     if len(set(names)) < len(names):
         names = read
     names = [printable(name) for name in names]
-    tables = []
-    for run in tqdm(runs, desc="models", leave=False, disable=quiet):
+    rows = []
+    for run in tqdm(runs, desc="models", leave=False, disable=quiet) if read else ():
         guesses = guess(store.load(run, models), torch.stack(pixels[sizes[run]]), top)
-        tables.append(table(names, guesses).assign(run=run))
-    return pd.concat(tables, ignore_index=True)[["run", *COLUMNS]]
+        for image, best in zip(names, guesses, strict=True):
+            rows += [(run, image, rank, *one) for rank, one in enumerate(best, start=1)]
+    return rows
 
 
-def score(guesses: pd.DataFrame, truth: dict[str, str]) -> pd.DataFrame:
+def table(rows: list[Row]) -> "pandas.DataFrame":
+    """The rows of `label` with the columns run, image, rank, class, probability."""
+    import pandas  # slow to import, and `mnv3 predict` does without
+
+    return pandas.DataFrame(rows, columns=["run", *COLUMNS])
+
+
+def score(guesses: "pandas.DataFrame", truth: dict[str, str]) -> "pandas.DataFrame":
     """A row a run: run, images (those that `truth` names a class for), right, top1 (percent), low, high, in_best.
 
-    guesses: as `label`; low and high: the 95 % interval of top1; in_best: images with the right class in any guess.
+    guesses: as `table`; low and high: the 95 % interval of top1; in_best: images with the right class in any guess.
     """
+    import pandas
+
+    from mnv3lib.study.evaluation import wilson
+
     judged = guesses[guesses["image"].isin(truth)]
     judged = judged.assign(right=judged["class"] == judged["image"].map(truth))
     rows = []
     for run, its in judged.groupby("run", sort=False):
         first = its.loc[its["rank"] == 1, "right"]
-        low, high = evaluation.wilson(int(first.sum()), len(first))
-        row = {"run": run, "images": len(first), "right": int(first.sum()), "top1": 100 * first.mean()}
-        rows.append(row | {"low": low, "high": high, "in_best": int(its.groupby("image")["right"].any().sum())})
-    return pd.DataFrame(rows, columns=["run", "images", "right", "top1", "low", "high", "in_best"])
+        images, right = len(first), int(first.sum())
+        rows.append(
+            (run, images, right, 100 * first.mean(), *wilson(right, images), its[its["right"]]["image"].nunique())
+        )
+    return pandas.DataFrame(rows, columns=["run", "images", "right", "top1", "low", "high", "in_best"])
 
 
 def credits(folder: str | os.PathLike) -> str:
@@ -96,24 +112,28 @@ def sources(folder: str | os.PathLike) -> dict[str, dict[str, str]]:
     return {row["file"]: row for row in rows}
 
 
-def as_text(table: pd.DataFrame, format: str) -> str:
+def as_text(rows: list[Row], format: str) -> str:
     """The rows of `label` as csv, as json (a list of {run, image, guesses}) or as a table with a line an image.
 
     Without rows, csv and table have their heading alone.
     """
     if format == "csv":
-        return table.to_csv(index=False, lineterminator="\n")
-    groups = table.groupby(["run", "image"], sort=False)
+        file = io.StringIO()
+        csv.writer(file, lineterminator="\n").writerows([["run", *COLUMNS], *rows])
+        return file.getvalue()
+    images = [(*key, list(guesses)) for key, guesses in groupby(rows, key=lambda row: row[:2])]
     if format == "json":
         found = [
-            {"run": run, "image": image, "guesses": rows[["class", "probability"]].to_dict("records")}
-            for (run, image), rows in groups
+            {
+                "run": run,
+                "image": image,
+                "guesses": [{"class": name, "probability": value} for *_, name, value in guesses],
+            }
+            for run, image, guesses in images
         ]
         return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
-    lines = [
-        [run, image, *(f"{row[4]} {100 * row[5]:.1f} %" for row in rows.itertuples())] for (run, image), rows in groups
-    ]
-    columns = ["run", "image", *(f"guess {rank}" for rank in table["rank"].unique())]
-    if table.empty:
-        return f"{' '.join(columns)}\n"
-    return pd.DataFrame(lines, columns=columns).to_string(index=False) + "\n"
+    lines = [[run, image, *(f"{row[3]} {100 * row[4]:.1f} %" for row in guesses)] for run, image, guesses in images]
+    best = max((len(line) - 2 for line in lines), default=0)
+    lines.insert(0, ["run", "image", *(f"guess {rank + 1}" for rank in range(best))])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "".join(" ".join(map(str.rjust, line, widths)) + "\n" for line in lines)

@@ -20,7 +20,7 @@ from safetensors.torch import save as save_tensors
 from mnv3lib import build, checkpoint, data, inference, optimizers, recipe, store
 from mnv3lib.errors import InputError
 from mnv3lib.report import sweep, tables
-from mnv3lib.study import ablations, evaluation, evaluation_text, importing, results
+from mnv3lib.study import ablations, evaluation, importing, places, results
 
 SECONDS = 30  # no file of a few kilobytes may take longer, on the slowest machine
 MOST_MEMORY = 1024  # MiB more than before
@@ -235,7 +235,9 @@ def use_record(run) -> None:
     """All that is made from records."""
     table = results.recorded(run.parent)
     tables.html(tables.runs(table)), tables.markdown(tables.runs(table)), results.write_csv(run.parent)
-    evaluation_text.measured(evaluation.evaluate([run.name], models=run.parent, recorded=True))
+    for one in evaluation.evaluate([run.name], models=run.parent, recorded=True):
+        evaluation.readable(evaluation.summary([one]))
+        places.trained_on(one.record, names=True)
     results.time_to_original(run.parent), results.goals(table)
     records = ablations.recorded(run.parent, run.parent)
     ablations.results(records)

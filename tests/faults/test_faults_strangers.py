@@ -21,7 +21,7 @@ from mnv3lib import data, inference, recipe, store, training
 from mnv3lib.commands import main
 from mnv3lib.errors import InputError
 from mnv3lib.report import exporting, pages, sweep, tables
-from mnv3lib.study import evaluation, evaluation_text, importing, labelling, results
+from mnv3lib.study import evaluation, importing, labelling, places, results
 
 SCRIPT = "<script>alert(1)</script>"
 IMAGE = "<img src=x onerror=alert(1)>.png"
@@ -167,8 +167,8 @@ def test_an_old_checkpoint_is_imported(tmp_path, few_digits, trying, refused, ca
     assert record["imported"]["file"] == "old.pth"
     assert f"old: top-1 {record['result']['top1']:.2f} %" in capsys.readouterr().out
     assert main(["evaluate", "--models", str(models)]) == main(["predict", str(picture), "--models", str(models)]) == 0
-    recorded = evaluation.evaluate(["old"], models=models, recorded=True)
-    assert "on an unknown machine; measured on" in evaluation_text.measured(recorded)
+    (recorded,) = evaluation.evaluate(["old"], models=models, recorded=True)
+    assert places.trained_on(recorded.record, names=True).startswith("an unknown machine; measured on")
     for more, word in (
         (["--run", "old"], "exists"),
         (["--run", "../old"], "no name"),
@@ -247,7 +247,7 @@ def test_names_show_as_text(tmp_path, trying, run):
     network = store.load(run.name, run.parent)
     network.classes = tuple(SCRIPT if name == "3" else name for name in network.classes)
     store.save_weights(network, run / store.WEIGHTS)
-    guesses = labelling.label([picture], models=run.parent, top=10)
+    guesses = labelling.table(labelling.label([picture], models=run.parent, top=10))
     assert {SCRIPT, IMAGE} <= set(guesses["class"]) | set(guesses["image"])
     record = json.loads((run / store.RECORD).read_text())
     record["environment"]["processor"] = record["commit"] = record["started"] = SCRIPT
@@ -257,7 +257,7 @@ def test_names_show_as_text(tmp_path, trying, run):
     png = "iVBORw0KGgo="
     told = "".join(f"- {value}\n" for value in (SCRIPT, IMAGE, f"**{SCRIPT}**", f"*{IMAGE}*"))
     outputs = {
-        "styled by evaluation_text": output("text/html", evaluation_text.style(plain).to_html()),
+        "a table of the report": output("text/html", tables.html(tables.text(plain)).data),
         "the table of results": output("text/html", results_table),
         "pandas": output("text/html", plain.to_html()),
         "pandas without escaping": output("text/html", plain.to_html(escape=False)),
@@ -279,7 +279,7 @@ def test_names_show_as_text(tmp_path, trying, run):
                 assert SCRIPT in soup.find("img")["alt"]
             elif name not in ("SVG", "JavaScript"):
                 assert SCRIPT in soup.find("main").get_text(), name
-    for text in (evaluation_text.style(plain).to_html(), results_table):
+    for text in (tables.html(tables.text(plain)).data, results_table):
         with trying("markup in a name"):  # in JupyterLab there is no exporter between
             assert not BeautifulSoup(text, "html.parser")(["script", "img"])
             assert SCRIPT in BeautifulSoup(text, "html.parser").get_text()

@@ -1,10 +1,11 @@
-"""Dead channels are counted where they are, and nowhere else."""
+"""Dead channels are counted where they are, and nowhere else; gates are those that multiply."""
 
 import pytest
 import torch
 from torch import nn
 
 from mnv3lib import build, training
+from mnv3lib.blocks import InvertedResidual, SqueezeExcitation
 from mnv3lib.study import dead_channels
 
 INPUTS = torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -41,6 +42,26 @@ def test_a_channel_is_dead_when_its_activation_never_moves():
     assert counted.loc["features.2.block.0"].to_list() == ["ReLU", 40, 3]
     assert counted.loc["features.5.block.0"].to_list() == ["Hardswish", 96, 3]
     assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_gates_are_those_that_multiply():
+    torch.manual_seed(0)
+    network = build("v3_small", width=0.25).eval()
+    blocks = {
+        f"features.{index}": block
+        for index, block in enumerate(network.features)
+        if isinstance(block, InvertedResidual) and any(isinstance(m, SqueezeExcitation) for m in block.modules())
+    }
+    for open_, block in zip([True, False] * 5, blocks.values(), strict=False):
+        squeeze = next(m for m in block.modules() if isinstance(m, SqueezeExcitation))
+        nn.init.zeros_(squeeze.fc2.weight)
+        nn.init.constant_(squeeze.fc2.bias, 10 if open_ else -10)
+    found = dead_channels.gates(network, torch.randn(3, 3, 32, 32))
+    assert list(found) == list(blocks)
+    for open_, gate in zip([True, False] * 5, found.values(), strict=False):
+        assert gate.shape[0] == 3
+        assert (gate == (1 if open_ else 0)).all()
+    assert not any(m._forward_hooks for m in network.modules())
 
 
 def test_a_run_tells_in_its_record(tiny, few_digits):
