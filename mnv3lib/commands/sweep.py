@@ -44,7 +44,6 @@ def add(commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-
     names = {field.name for field in dataclasses.fields(Recipe)}
     fields = {name: value for name, value in vars(options).items() if name in names}
     if bool(options.file) == bool(fields or options.ablation):

@@ -1,7 +1,6 @@
 """What may be passed to a notebook: checked by name, type and range before anything runs."""
 
 import ast
-from collections.abc import Callable
 from pathlib import Path
 
 import papermill
@@ -11,56 +10,22 @@ from mnv3lib.errors import InputError, choose, whole, within
 from mnv3lib.recipe import MAX_WIDTH, MODELS, STRIDES
 from mnv3lib.study import ablations
 
-
-def _each(rule: Callable) -> Callable:
-    """The rule for a list of such values."""
-
-    def check(name: str, values: list) -> None:
-        for value in values:
-            rule(name, value)
-
-    return check
-
-
-def _one_of(*choices: str) -> Callable:
-    return lambda name, value: choose(name, value, choices)
-
-
-def _from(low: int, high: int) -> Callable:
-    return lambda name, value: whole(name, value, low, high)
-
-
-def _width(name: str, value: float) -> None:
-    within(name, value, 0, MAX_WIDTH, above=True)
-
-
-def _run(name: str, value: str) -> None:
-    store.run_folder(str(value))
-
-
-# Of every parameter that is no field of a recipe, no folder and no bool.
-RULES = {
-    "models": _each(_one_of(*MODELS)),
-    "widths": _each(_width),
-    "batches": _each(_from(1, 100_000)),
-    "size": _from(8, 512),
-    "device": _one_of("auto", "cpu", "cuda"),
-    "threads": _from(0, 1024),
-    "seconds": lambda name, value: within(name, value, 0, 3600, above=True),
-    "closer_model": _one_of(*MODELS),
-    "closer_width": _width,
-    "closer_batches": _each(_from(1, 100_000)),
-    "training_batch": _from(2, 100_000),
-    "exported": _each(_run),
-    "run": _run,
-    "runs": _each(_run),
-    "run_in_detail": _run,
-    "paper_size": _from(8, 512),
-    "paper_classes": _from(1, 100_000),
-    "num_classes": _from(1, 100_000),
-    "lowered_strides": _from(0, STRIDES),
-    "spiral_seeds": _from(1, 10_000),
+# What may be passed for each parameter that is no field of a recipe, no folder and no bool; of a list, for each value.
+CHOICES = {"models": MODELS, "closer_model": MODELS, "device": ("auto", "cpu", "cuda")}
+WHOLE = {  # from, to
+    "batches": (1, 100_000),
+    "closer_batches": (1, 100_000),
+    "training_batch": (2, 100_000),
+    "size": (8, 512),
+    "paper_size": (8, 512),
+    "num_classes": (1, 100_000),
+    "paper_classes": (1, 100_000),
+    "lowered_strides": (0, STRIDES),
+    "spiral_seeds": (1, 10_000),
+    "threads": (0, 1024),
 }
+ABOVE_ZERO = {"widths": MAX_WIDTH, "closer_width": MAX_WIDTH, "seconds": 3600}  # up to
+RUNS = {"run", "runs", "run_in_detail", "exported"}
 
 
 def defaults(notebook: Path) -> dict:
@@ -77,8 +42,8 @@ def defaults(notebook: Path) -> dict:
 def check(notebook: Path, parameters: dict) -> None:
     """Raise InputError for a parameter that the notebook does not have, or whose value it cannot work with.
 
-    That is another type than its default's, what RULES do not allow, or fields that make no recipe. papermill itself
-    only warns of an unknown name, and runs with the default.
+    That is another type than its default's, a value that the tables above do not allow, or fields that make no recipe.
+    papermill itself only warns of an unknown name, and runs with the default.
     """
     known = defaults(notebook)
     try:
@@ -86,8 +51,8 @@ def check(notebook: Path, parameters: dict) -> None:
             choose("parameter", name, known)
             if value is not None:
                 _check_type(name, value, known[name])
-                if name in RULES:
-                    RULES[name](name, value)
+                for one in value if isinstance(value, list) else [value]:
+                    _check_value(name, one)
         if {"model", "changes"} <= known.keys():
             _check_recipe(known | parameters)
     except InputError as error:
@@ -98,6 +63,17 @@ def _check_type(name: str, value, default) -> None:
     whole_number = type(value) is int and type(default) is float  # 1 for 1.0
     if default is not None and type(value) is not type(default) and not whole_number:
         raise InputError(f"{name}={value!r} should be {type(default).__name__}, as {default!r} is")
+
+
+def _check_value(name: str, value) -> None:
+    if name in CHOICES:
+        choose(name, value, CHOICES[name])
+    elif name in WHOLE:
+        whole(name, value, *WHOLE[name])
+    elif name in ABOVE_ZERO:
+        within(name, value, 0, ABOVE_ZERO[name], above=True)
+    elif name in RUNS:
+        store.run_folder(str(value))
 
 
 def _check_recipe(values: dict) -> None:

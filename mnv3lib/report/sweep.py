@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -11,9 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
-from tqdm import tqdm
 
-from mnv3lib import checkpoint, recipe, store
+from mnv3lib import checkpoint, progress, recipe, store, writing
 from mnv3lib.errors import InputError, one_line
 from mnv3lib.provenance import ROOT
 from mnv3lib.recipe import Recipe
@@ -59,29 +57,25 @@ def grid(**fields) -> list[Recipe]:
 
     A field is given one value or a list of them; of `image_sizes`, a list counts as one value.
     """
-    names = list(fields)
-    values = []
     for name, value in fields.items():
         several = isinstance(value, list)
         if several and name == "image_sizes":
-            several = bool(value) and isinstance(value[0], list)
-        values.append(value if several else [value])
-    return [recipe.make(**dict(zip(names, chosen, strict=True))) for chosen in itertools.product(*values)]
+            several = any(isinstance(one, list) for one in value)
+        fields[name] = value if several else [value]
+    return [recipe.make(**dict(zip(fields, chosen, strict=True))) for chosen in itertools.product(*fields.values())]
 
 
 def read(path: Path) -> list[Recipe]:
     """The recipes of a YAML file with a list of grids under `runs`, and in `common` what all of them share."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        common, grids = content.get("common", {}), content["runs"]
-        unknown = content.keys() - {"common", "runs"}
-        if unknown or not isinstance(grids, list) or not all(isinstance(one, dict) for one in [common, *grids]):
-            raise KeyError
-        if not all(isinstance(name, str) for one in [common, *grids] for name in one):
+        common, grids = content.pop("common", {}), content.pop("runs")
+        grids = [dict(**common | one) for one in grids]
+        if content:
             raise KeyError
     except (yaml.YAMLError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path} should have a list of grids under `runs` and, if anything, `common`") from None
-    return [made for one in grids for made in grid(**common | one)]
+    return [made for fields in grids for made in grid(**fields)]
 
 
 def distinct(recipes: Iterable[Recipe]) -> list[Recipe]:
@@ -94,16 +88,13 @@ def distinct(recipes: Iterable[Recipe]) -> list[Recipe]:
 
 
 def run_job(job: Job) -> None:
-    """Train one run on a worker; nothing is done if it has its record, and an interrupted one goes on.
-
-    papermill sets the working directory of the whole process, so a worker should run one job at a time.
-    """
+    """Train one run on a worker; nothing is done if it has its record, and an interrupted one goes on."""
     if job.is_done:
         return
     made = job.recipe.as_dict()
-    default = recipe.make(**{name: made[name] for name in PARAMETERS}).as_dict()
-    parameters = {name: made[name] for name in PARAMETERS}
-    parameters |= {
+    own = {name: made[name] for name in PARAMETERS}
+    default = recipe.make(**own).as_dict()
+    parameters = own | {
         "changes": {name: value for name, value in made.items() if value != default[name]},
         "threads": job.threads,
         "data_folder": None if job.data is None else str(job.data),
@@ -113,7 +104,9 @@ def run_job(job: Job) -> None:
         "figures_folder": str(job.executed / f"{job.run}_figures"),
     }
     os.environ["MNV3_CHECKPOINTS"] = str(job.checkpoints)
-    wait_until_free(checkpoint.folder_of(job.recipe, job.checkpoints))
+    # When a worker is killed, its notebook's kernel notices within a second or so, and holds the run until then.
+    with writing.only_writer(checkpoint.folder_of(job.recipe, job.checkpoints), doing="trained"):
+        pass
     running.run_notebook(NOTEBOOK, job.executed / f"{job.run}.ipynb", parameters)
 
 
@@ -121,7 +114,7 @@ def run_job(job: Job) -> None:
 def connect(address: str | None = None, scheduler_file: Path | None = None, workers: int = 1):
     """A Dask client: of the cluster at `address` or in `scheduler_file`, else of `workers` processes here."""
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     settings = {
         # A run is given up only after ten of its workers have died; `retries` would not count those.
@@ -133,53 +126,32 @@ def connect(address: str | None = None, scheduler_file: Path | None = None, work
         "distributed.admin.tick.interval": "1s",
         "distributed.admin.system-monitor.interval": "5s",
     }
+    place = {
+        "n_workers": workers,
+        "threads_per_worker": 1,
+        "memory_limit": 0,
+        "dashboard_address": "127.0.0.1:0",  # any free port: two sweeps may run side by side
+        "silence_logs": 50,
+    }
+    if address or scheduler_file:
+        place = {"address": address, "scheduler_file": scheduler_file and str(scheduler_file), "timeout": 20}
+    if scheduler_file and not scheduler_file.is_file():  # Dask would wait for it forever
+        raise InputError(f"there is no scheduler file {scheduler_file}: start dask scheduler first")
     with dask.config.set(settings):
-        if address or scheduler_file:
-            if scheduler_file and not scheduler_file.is_file():  # Dask would wait for it forever
-                raise InputError(f"there is no scheduler file {scheduler_file}: start dask scheduler first")
-            try:
-                client = Client(address=address, scheduler_file=scheduler_file and str(scheduler_file), timeout=20)
-            except (OSError, ValueError) as error:
-                reason = one_line(error)
-                raise InputError(f"no Dask scheduler at {address or scheduler_file}: {reason}") from None
-            with client:
-                yield client
-        else:
-            with (
-                # The dashboard at any free port: two sweeps may run side by side.
-                LocalCluster(
-                    n_workers=workers,
-                    threads_per_worker=1,
-                    memory_limit=0,
-                    dashboard_address="127.0.0.1:0",
-                    silence_logs=50,
-                ) as cluster,
-                Client(cluster) as client,
-            ):
-                yield client
-
-
-def wait_until_free(folder: Path, seconds: float = 60) -> None:
-    """Wait for the process that trains the run in `folder` to end; InputError if it does not in `seconds`.
-
-    When a worker is killed, its notebook's kernel notices within a second or so, and holds the run until then.
-    """
-    deadline = time.monotonic() + seconds
-    while True:
         try:
-            with checkpoint.alone(folder):
-                return
-        except InputError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
+            client = Client(**place)
+        except (OSError, ValueError) as error:
+            where = address or scheduler_file or "this machine"
+            raise InputError(f"no Dask scheduler at {where}: {one_line(error)}") from None
+        with client:
+            yield client
 
 
 def sweep(jobs: list[Job], client, log: Callable[[str], None] = print) -> dict[str, str]:
     """Run the jobs on a Dask `client` and return the reason, by run, of each that failed.
 
     A job whose worker dies is given to another and resumes. One view shows all: a bar that counts epochs, and a line
-    for each run that ends; where standard error is no terminal, a line for each epoch instead of the bar.
+    for each run that ends; where nobody watches, a line for each epoch instead of the bar.
     """
     waiting = [job for job in jobs if not job.is_done]
     if len(waiting) < len(jobs):
@@ -188,35 +160,24 @@ def sweep(jobs: list[Job], client, log: Callable[[str], None] = print) -> dict[s
         client.submit(run_job, job, key=f"{job.run}-{time.time_ns()}", pure=False, priority=-number): job
         for number, job in enumerate(waiting)
     }
-    failed, pending, progress = {}, set(futures), {job.run: job.epochs_done for job in waiting}
-    quiet = not sys.stderr.isatty()
-    with tqdm(total=sum(job.recipe.epochs for job in waiting), unit="epoch", disable=quiet) as bar:
-        while pending:
-            done = {future for future in pending if future.done()}
-            pending -= done
-            for future in done:
-                job = futures[future]
+    failed, epochs = {}, {job.run: job.epochs_done for job in waiting}
+    with progress.bar(total=sum(job.recipe.epochs for job in waiting), unit="epoch") as bar:
+        while futures:
+            for future in [future for future in futures if future.done()]:
+                job = futures.pop(future)
                 try:
-                    log(f"{job.run}: top-1 {_top1(job, future):.2f} %")
+                    future.result()
+                    log(f"{job.run}: top-1 {store.load_record(job.run, job.models)['result']['top1']:.2f} %")
                 except Exception as error:  # whatever it is, the other runs go on
                     failed[job.run] = one_line(error, 2000)
                     log(f"{job.run}: failed")
-            before, progress = progress, {job.run: job.epochs_done for job in waiting}
-            for job in waiting if quiet else ():
-                if before[job.run] < progress[job.run] < job.recipe.epochs:
-                    log(f"{job.run}: {progress[job.run]} of {job.recipe.epochs} epochs")
-            bar.n = sum(progress.values())
-            running = [f"{run.removeprefix('mobilenet_')} {progress[run]}" for run in progress if progress[run]]
-            bar.set_postfix_str(", ".join(running[-4:]))
-            if pending:
+            before, epochs = epochs, {job.run: job.epochs_done for job in waiting}
+            for job in waiting if bar.disable else ():
+                if before[job.run] < epochs[job.run] < job.recipe.epochs:
+                    log(f"{job.run}: {epochs[job.run]} of {job.recipe.epochs} epochs")
+            bar.n = sum(epochs.values())
+            begun = [f"{run.removeprefix('mobilenet_')} {count}" for run, count in epochs.items() if count]
+            bar.set_postfix_str(", ".join(begun[-4:]))
+            if futures:
                 time.sleep(POLL)
     return failed
-
-
-def _top1(job: Job, future) -> float:
-    """The top-1 of a run that has ended; raises what it failed with."""
-    if future.status == "error":
-        raise future.exception()
-    if future.status != "finished":
-        raise RuntimeError(future.status)
-    return store.load_record(job.run, job.models)["result"]["top1"]

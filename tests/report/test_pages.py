@@ -3,20 +3,23 @@
 import http.server
 import re
 import shutil
+import signal
 import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
 from bs4 import BeautifulSoup
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from mnv3lib import store
 from mnv3lib.errors import InputError
 from mnv3lib.provenance import ROOT
-from mnv3lib.report import pages, parameters, running
+from mnv3lib.report import exporting, pages, parameters, running
 
 OVERRIDES = yaml.safe_load((Path(__file__).parent / "overrides.yaml").read_text())
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -83,6 +86,25 @@ def test_small_report(make, notebooks, tmp_path):
     assert 'href="01_first.html"' in start and 'href="02_second.html"' in start
 
 
+def test_tags_of_cells_fold_code_and_leave_it_out(tmp_path):
+    def cell(number: int, *tags: str):
+        output = new_output("display_data", data={"text/markdown": f"a sentence {number}"})
+        return new_code_cell(f"code_{number} = 0", metadata={"tags": list(tags)} if tags else {}, outputs=[output])
+
+    path = tmp_path / "01_page.ipynb"
+    cells = [cell(0), cell(1, "hide-input"), cell(2, "remove-input"), cell(3, "parameters")]
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# A page"), *cells]), path)
+    page = pages.Page(path)
+    soup = BeautifulSoup(exporting.export(path, page, [page], "made"), "html.parser")
+    folded = soup("details")
+    assert [found.summary.get_text() for found in folded] == ["code"]
+    assert "code_1 = 0" in folded[0].get_text() and not folded[0].has_attr("open")
+    text = soup.find("main").get_text()
+    assert [f"code_{number} = 0" in text for number in range(4)] == [True, True, False, True]
+    assert all(f"a sentence {number}" in text for number in range(4))
+    assert "a sentence" not in folded[0].get_text(), "what the cell shows is not folded with its code"
+
+
 def test_only_pages_that_changed_are_made_again(make, notebooks, tmp_path):
     def outdated():
         return pages.outdated(tmp_path / "report", notebooks, tmp_path / "models")
@@ -112,7 +134,7 @@ def test_only_pages_that_changed_are_made_again(make, notebooks, tmp_path):
     assert [name for name in before if before[name] != after[name]] == ["02_second.html", "03_third.html"]
     assert "42" in after["02_second.html"].decode()
     assert not (tmp_path / "figures" / "02_old.png").exists() and (tmp_path / "figures" / "01_old.png").exists()
-    (notebooks / "report.yaml").write_text("01_first: {count: 5}\n")
+    (notebooks / "report.yaml").write_text("parameters: {01_first: {count: 5}}\n")
     assert outdated() == {"01_first": ["report.yaml"]}
     write_notebook(notebooks / "04_fourth.ipynb", "1")
     assert outdated()["02_second"] == ["titles"] and "04_fourth" in outdated()
@@ -132,6 +154,84 @@ def test_a_kernel_that_dies_is_named(tmp_path):
     write_notebook(tmp_path / "01_first.ipynb", "import os", "os._exit(1)")
     with pytest.raises(running.NotebookError, match=r"01_first\.ipynb: its kernel died"):
         running.run_notebook(tmp_path / "01_first.ipynb", tmp_path / "out.ipynb", {})
+
+
+MEET = """
+import os, time
+from pathlib import Path
+here, other = Path("HERE"), Path("OTHER")
+here.write_text(str(os.getpid()))
+deadline = time.monotonic() + 120
+while not other.exists():
+    assert time.monotonic() < deadline, "nothing runs beside this"
+    time.sleep(0.1)
+"""
+
+
+@pytest.fixture
+def meeting(notebooks, tmp_path, monkeypatch):
+    """Makes both small notebooks wait for each other, then do what is given; returns the files with their kernels."""
+    (notebooks / "report.yaml").write_text("side_by_side: [02_second, 01_first]")
+    monkeypatch.setattr(running, "cores", lambda: 2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+    def write(first: str, second: str) -> list[Path]:
+        here = [tmp_path / "first.pid", tmp_path / "second.pid"]
+        for path, name, then in zip(here, ("01_first", "02_second"), (first, second), strict=True):
+            other = next(one for one in here if one != path)
+            cell = MEET.replace("HERE", str(path)).replace("OTHER", str(other))
+            write_notebook(notebooks / f"{name}.ipynb", cell, then)
+        return here
+
+    return write
+
+
+def wait_for_the_end_of(kernels: list[Path]) -> None:
+    deadline = time.monotonic() + 30
+    for path in kernels:
+        while Path(f"/proc/{path.read_text()}").exists():
+            assert time.monotonic() < deadline, "a kernel goes on"
+            time.sleep(0.1)
+
+
+def test_notebooks_run_side_by_side_with_their_share_of_the_cores(make, meeting):
+    meeting(*["print('threads', os.environ['OMP_NUM_THREADS'])"] * 2)
+    folder = make()
+    for name in ("01_first", "02_second"):
+        assert "threads 1" in (folder / f"{name}.html").read_text()
+
+
+def test_a_failure_ends_what_runs_beside_it(make, meeting, tmp_path):
+    kernels = meeting("raise RuntimeError('the reason')", "time.sleep(600)")
+    with pytest.raises(running.NotebookError, match=r"01_first\.ipynb, cell 3: RuntimeError: the reason"):
+        make()
+    assert not (tmp_path / "report").exists()
+    wait_for_the_end_of(kernels)
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_the_end_of_the_command_ends_all_notebooks(meeting, tmp_path, end):
+    kernels = meeting("time.sleep(600)", "time.sleep(600)")
+    (tmp_path / "models").mkdir()
+    code = (
+        "from pathlib import Path; from mnv3lib.report import pages, running; here = Path.cwd()\n"
+        "pages._data_parameters, running.cores = lambda log: {}, lambda: 2\n"
+        "pages.make(notebooks=here / 'notebooks', output=here / 'report', figures=here / 'figures',"
+        " models=here / 'models')"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not all(path.exists() for path in kernels):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(end)
+    told = process.communicate(timeout=60)[1]
+    wait_for_the_end_of(kernels)
+    assert not (tmp_path / "report").exists()
+    if end == signal.SIGINT:
+        assert "KeyboardInterrupt" in told
+        assert not list(tmp_path.glob(".mnv3-new-*"))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from mnv3lib import recipe
 from mnv3lib.errors import InputError
 from mnv3lib.provenance import ROOT
 from mnv3lib.report import pages, parameters
-from mnv3lib.study.axes import AXES
+from mnv3lib.study import axes
 
 NOTEBOOKS = {page.name: page.path for page in pages.pages()}
 
@@ -18,16 +18,27 @@ NOTEBOOKS = {page.name: page.path for page in pages.pages()}
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_every_parameter_has_a_rule(name):
     """But fields of a recipe, which have rules of their own, folders and bools."""
+    ruled = {*parameters.CHOICES, *parameters.WHOLE, *parameters.ABOVE_ZERO, *parameters.RUNS}
     for parameter, told in papermill.inspect_notebook(str(NOTEBOOKS[name])).items():
         exempt = parameter.endswith("folder") or parameter in ("save_to", "changes", "recipe", "axis", "variant")
         if not exempt and parameter not in recipe.DEFAULTS and ast.literal_eval(told["default"]) not in (True, False):
-            assert parameter in parameters.RULES
+            assert parameter in ruled
 
 
-@pytest.mark.parametrize("file", ["notebooks/report.yaml", "tests/report/overrides.yaml"])
-def test_what_report_and_tests_pass_is_allowed(file):
-    for name, values in yaml.safe_load((ROOT / file).read_text()).items():
+def test_what_report_and_tests_pass_is_allowed():
+    report = yaml.safe_load((ROOT / "notebooks" / "report.yaml").read_text())
+    overrides = yaml.safe_load((ROOT / "tests" / "report" / "overrides.yaml").read_text())
+    for name, values in [*report["parameters"].items(), *overrides.items()]:
         parameters.check(NOTEBOOKS[name], values)
+    assert set(report) == {"parameters", "side_by_side"}
+    assert set(report["side_by_side"]) < set(NOTEBOOKS)
+
+
+def test_notebooks_that_measure_times_run_alone():
+    report = yaml.safe_load((ROOT / "notebooks" / "report.yaml").read_text())
+    timing = {name for name, path in NOTEBOOKS.items() if "seconds" in parameters.defaults(path)}
+    assert timing == {"04_latency", "05_ablations"}
+    assert not timing & set(report["side_by_side"])
 
 
 @pytest.mark.parametrize(
@@ -61,7 +72,7 @@ def test_what_cannot_be_worked_with_is_refused(name, values, word):
 
 
 def test_the_other_questions_can_be_asked():
-    for axis, one in AXES.items():
+    for axis, one in axes.read().axes.items():
         for variant in one.variants:
             parameters.check(NOTEBOOKS["05_ablations"], {"axis": axis, "variant": variant, "dataset": "digits"})
     parameters.check(NOTEBOOKS["03_evaluate"], {"run_in_detail": None, "runs": ["mobilenet_v3_small_0.25"]})
