@@ -56,15 +56,35 @@ def add(commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from mnv3lib import writing
-    from mnv3lib.deploy import latency, latency_text
+    from mnv3lib.deploy import latency
 
     table = training_speeds(options) if options.training else latencies(options)
     if options.out:
         path = options.out if options.out.suffix == ".csv" else options.out / latency.file_name(table)
         with writing.replacing(path) as temporary:
-            temporary.write_text(latency_text.as_text(table, "csv"), encoding="utf-8")
+            temporary.write_text(as_text(table, "csv"), encoding="utf-8")
         note(f"written to {path}")
-    print(latency_text.as_text(table, options.format), end="")
+    print(as_text(table, options.format), end="")
+
+
+def as_text(table, how: str) -> str:
+    """What was measured, as a table to read, CSV or JSON."""
+    from mnv3lib.deploy import latency, timing, training_speed
+
+    if how == "csv":
+        return table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    if how == "json":
+        return table.to_json(orient="records", indent=2, double_precision=6) + "\n"
+    about = f"{', '.join(table['processor'].unique())}; torch {table['torch'][0]}; {table['measured'].max()}"
+    if "images_per_second" in table:
+        return f"{about}; images a second in training\n{training_speed.readable(table).to_string(index=False)}\n"
+    text = f"{about}; {table['size'][0]} px; milliseconds\n{latency.readable(table).to_string(index=False)}\n"
+    if noisy := table["noisy"].sum():
+        text += (
+            f"{noisy} of the {len(table)} measurements are noisy (an interquartile range wider than {timing.NOISY:.0%} "
+            "of the median): close other programs, use fewer threads than cores or measure for longer.\n"
+        )
+    return text
 
 
 def latencies(options: argparse.Namespace):

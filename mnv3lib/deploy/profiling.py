@@ -5,7 +5,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -96,20 +95,6 @@ def _kind(module: nn.Module) -> str | None:
     if isinstance(module, ACTIVATIONS):
         return "activation"
     return "pooling" if isinstance(module, nn.AdaptiveAvgPool2d) else None
-
-
-def prices(table: pd.DataFrame) -> tuple[float, float, float]:
-    """What a layer and what arithmetic costs: the best fit of median_ms = layer x layers + gmac x MACs / 1e9.
-
-    table: rows of latency.compare, all of one device, batch size and number of threads. Returns milliseconds a layer,
-    milliseconds a thousand million MACs (of the whole batch), and the median relative error of the fit.
-    """
-    wanted = table["median_ms"].to_numpy()
-    known = np.stack([table["layers"], table["macs"] * table["batch"] / 1e9], axis=1)
-    # Divided by the time, so that relative errors count and the slowest network does not decide alone.
-    (layer, gmac), *_ = np.linalg.lstsq(known / wanted[:, None], np.ones(len(wanted)), rcond=None)
-    error = np.abs(known @ [layer, gmac] / wanted - 1)
-    return float(layer), float(gmac), float(np.median(error))
 
 
 def hard_swish_maps(network: nn.Module, size: int = 32) -> list[tuple[int, int, int]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mnv3lib.deploy import RUNTIMES, export, processes
+from mnv3lib.deploy import RUNTIMES, int8, onnx_files, processes
 from mnv3lib.deploy.timing import forward
 from mnv3lib.errors import InputError, choose
 from mnv3lib.inference import fold
@@ -47,13 +47,13 @@ class Runner:
         batch = images.contiguous().numpy()
         if runtime == "openvino":
             return _openvino(self.onnx, batch, threads)
-        opened = export.open_session(self.int8 if runtime == "onnxruntime-int8" else self.onnx, threads)
+        opened = onnx_files.open_session(self.int8 if runtime == "onnxruntime-int8" else self.onnx, threads)
         return lambda: opened.run(None, {"images": batch})
 
     @cached_property
     def onnx(self) -> bytes:
         """The network as an ONNX file."""
-        return export.as_onnx(deepcopy(self.network), self.size).SerializeToString()
+        return onnx_files.as_onnx(deepcopy(self.network), self.size).SerializeToString()
 
     @cached_property
     def int8(self) -> bytes:
@@ -61,7 +61,7 @@ class Runner:
         with tempfile.TemporaryDirectory() as folder:
             source, path = Path(folder) / "network.onnx", Path(folder) / "int8.onnx"
             source.write_bytes(self.onnx)
-            export.quantize(source, path, lambda: iter([torch.randn(16, 3, self.size, self.size)]))
+            int8.write(source, path, torch.randn(16, 3, self.size, self.size))
             return path.read_bytes()
 
 

@@ -7,16 +7,16 @@ the GPU, and a machine that speeds up and slows down.
 import gc
 import math
 import random
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import pandas as pd
 import torch
 from torch import nn
-from tqdm import tqdm
 
+from mnv3lib import progress, provenance
 from mnv3lib.errors import InputError
 
 ROUNDS = 5
@@ -63,11 +63,7 @@ def measure(
         )
     times = {name: [] for name in contestants}
     order, shuffle = list(contestants), random.Random(0).shuffle
-    total = len(order) * (rounds + 1)
-    with (
-        steady(threads) as count,
-        tqdm(total=total, desc=title, leave=False, disable=not sys.stderr.isatty()) as bar,
-    ):
+    with steady(threads) as count, progress.bar(title=title, total=len(order) * (rounds + 1)) as bar:
         for number in range(rounds + 1):
             shuffle(order)
             for name in order:
@@ -120,6 +116,21 @@ def summary(times: Sequence[float]) -> dict:
     }
 
 
+class Versus(NamedTuple):
+    """How many times as long a contestant takes as another, and whether the middle halves of their times are apart."""
+
+    ratio: float
+    clear: bool
+
+
+def versus(table: pd.DataFrame, first: str, second: str) -> Versus:
+    """Contestant `first` of `measure`'s table beside `second`: the ratio of their medians, first over second."""
+    rows = table.set_index("name")
+    one, other = rows.loc[first], rows.loc[second]
+    clear = one["p25_ms"] > other["p75_ms"] or other["p25_ms"] > one["p75_ms"]
+    return Versus(float(one["median_ms"] / other["median_ms"]), bool(clear))
+
+
 def forward(network: nn.Module, images: torch.Tensor) -> Callable[[], torch.Tensor]:
     """A contestant: one forward pass in eval and inference mode."""
     network.eval()
@@ -151,6 +162,18 @@ def random_images(batch: int, size: int = 32, device: str | torch.device = "cpu"
     """Normal noise [batch, 3, size, size] in channels_last, the same at every call: pixels do not change the speed."""
     images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
     return images.to(device, memory_format=torch.channels_last)
+
+
+def stamp(device: str = "cpu") -> dict:
+    """What a record tells of its measurement: system, processor (or GPU), torch, commit, measured (the time, UTC)."""
+    environment = provenance.environment(device)
+    return {
+        "system": environment["system"],
+        "processor": environment["processor"] if device == "cpu" else environment["device"],
+        "torch": environment["torch"],
+        "commit": provenance.commit(),
+        "measured": provenance.now(),
+    }
 
 
 def milliseconds(value: float) -> str:

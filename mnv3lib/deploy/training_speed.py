@@ -7,7 +7,6 @@ threads hold for a whole process.
 
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -15,9 +14,8 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.nn import functional as F
-from tqdm import tqdm
 
-from mnv3lib import inference, optimizers, provenance, recipe, training
+from mnv3lib import inference, optimizers, progress, recipe, training
 from mnv3lib.data import Split
 from mnv3lib.deploy import peers, processes, timing
 from mnv3lib.errors import InputError
@@ -63,10 +61,9 @@ def compare(
         raise InputError(f"torchvision has no {model}, so there is no plain loop: choose v2, v3_small or v3_large")
     threads = threads or processes.cores()
     speeds = {loop: [] for loop in LOOPS}
-    quiet = not sys.stderr.isatty()
     trains = {loop: processes.start(_loop, loop, made, threads) for loop in LOOPS}
     steps, parameters = dict.fromkeys(LOOPS, 1), {}
-    with tqdm(total=len(LOOPS) * (rounds + 1), desc=f"{model} {width:g}", leave=False, disable=quiet) as bar:
+    with progress.bar(title=f"{model} {width:g}", total=len(LOOPS) * (rounds + 1)) as bar:
         for number in range(rounds + 1):
             for loop in LOOPS:
                 speed, parameters[loop] = trains[loop](steps[loop])
@@ -75,7 +72,6 @@ def compare(
                 else:
                     speeds[loop].append(speed)
                 bar.update()
-    environment = provenance.environment()
     table = pd.DataFrame(
         {
             "model": model,
@@ -91,12 +87,17 @@ def compare(
         for loop, taken in speeds.items()
     )
     plain = table.loc[table["loop"] != "mnv3lib", "images_per_second"].max()
-    return table.assign(
-        times=table["images_per_second"] / plain,
-        **{name: environment[name] for name in ("system", "processor", "torch")},
-        commit=provenance.commit(),
-        measured=provenance.now(),
-    )
+    return table.assign(times=table["images_per_second"] / plain, **timing.stamp())
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of `compare`'s table that a reader needs, as text."""
+    shown = table[["model", "width", "loop", "batch", "threads"]].copy()
+    shown["width"] = shown["width"].map("{:g}".format)
+    shown["parameters (M)"] = (table["parameters"] / 1e6).map("{:.2f}".format)
+    shown["images/s"] = table["images_per_second"].map("{:.1f}".format)
+    shown["low–high"] = table["low"].map("{:.1f}".format) + "–" + table["high"].map("{:.1f}".format)
+    return shown.assign(times=table["times"].map("{:.2f}".format))
 
 
 def step_shares(model: str, width: float, *, batch_size: int = 128, threads: int = 1, steps: int = 2) -> pd.Series:

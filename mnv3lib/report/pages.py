@@ -12,16 +12,14 @@ from pathlib import Path
 
 import nbformat
 import yaml
-from jinja2 import Environment
 
 from mnv3lib import data, provenance, store, writing
 from mnv3lib.errors import InputError
 from mnv3lib.provenance import ROOT
-from mnv3lib.report import running
-from mnv3lib.report.exporting import TEMPLATES, css, export
+from mnv3lib.report import readme, running
+from mnv3lib.report.exporting import css, export
 from mnv3lib.report.parameters import check as check_parameters
 from mnv3lib.report.parameters import defaults
-from mnv3lib.study import ablations_text, results
 
 SETTINGS = "report.yaml"  # beside the notebooks: what the report passes to them and which it runs side by side
 MANIFEST = "manifest.json"
@@ -165,17 +163,13 @@ def _data_parameters(log) -> dict:
 
 def index(all_pages: list[Page], figure: Path, models: Path, made: str) -> str:
     """The page that opens the report, with `figure` on it if there is one."""
-    template = Environment(autoescape=True).from_string((TEMPLATES / "index.html.j2").read_text())
-    recorded = results.recorded(models)
-    return template.render(
+    return readme.render(
+        "index.html.j2",
+        models,
         css=css(),
         pages=all_pages,
-        table=results.html(recorded),
-        goals=results.goals_in_words(results.goals(recorded)),
         figure=base64.b64encode(figure.read_bytes()).decode() if figure.is_file() else None,
         figure_alt="Top-1 accuracy against multiply-accumulates of every trained model.",
-        how_judged=ablations_text.HOW_JUDGED,
-        claims=ablations_text.recorded_claims(models=models).to_html(index=False, border=0, classes="mnv3-text"),
         made=made,
     )
 

@@ -1,32 +1,53 @@
-"""What README shows of the records: the results, what others published, and the verdicts on the claims."""
+"""What README and the start page show of the records: the results, what others published, the verdicts on claims."""
 
 import re
 from pathlib import Path
 
+import pandas as pd
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+
 from mnv3lib import writing
 from mnv3lib.errors import InputError
-from mnv3lib.study import ablations_text, results
+from mnv3lib.recipe import short
+from mnv3lib.report import tables
+from mnv3lib.study import claims, results
 
 MARKERS = ("<!-- results: written by mnv3 report -->", "<!-- end of results -->")
+TEMPLATES = Environment(loader=PackageLoader("mnv3lib.report"), autoescape=lambda name: name.endswith(".html.j2"))
+TEMPLATES.filters |= {
+    "short": short,
+    "markdown": tables.markdown,
+    "html": lambda shown, kind: Markup(tables.html(shown, kind).data),
+    "code": lambda page: Markup(tables.code(str(page))),
+}
+
+
+def goals(table: pd.DataFrame) -> str:
+    """Which goals are reached, in Markdown, from the table of results.goals."""
+    return TEMPLATES.get_template("goals.md.j2").render(goals=table.to_dict("records"))
+
+
+def render(template: str, models: Path | None = None, **values) -> str:
+    """A template with what the trained models in `models` and the recorded ablations say, and with `values`."""
+    recorded = results.recorded(models)
+    said = {
+        "runs": tables.runs(recorded),
+        "goals": results.goals(recorded).to_dict("records"),
+        "claims": tables.claims(claims.recorded(models)),
+    }
+    return TEMPLATES.get_template(template).render(said | values)
 
 
 def block(models: Path | None = None) -> str:
-    """What README has between its two markers, of the trained models in `models` and the recorded ablations."""
-    peers = results.peers_for_print()
+    """What README has between its two markers."""
+    runs = tables.runs(results.recorded(models))
+    runs["run"] = runs["run"].map("`{}`".format)
+    peers = tables.peers()
     peers["published by"] = [
-        f"[{name}]({url})" for name, url in results.peers()[["source", "url"]].itertuples(index=False)
+        f"[{name}]({url})" for name, url in zip(peers["published by"], results.peers()["url"], strict=True)
     ]
-    recorded = results.recorded(models)
-    return "\n\n".join(
-        [
-            results.markdown(recorded),
-            f"{results.goals_in_words(results.goals(recorded))} [Page 02](report/02_train.html) has the table.",
-            "Published by others for networks of this family on CIFAR-100 at 32 px, after many more epochs:",
-            results.as_markdown(peers),
-            f"{ablations_text.HOW_JUDGED} [Page 05](report/05_ablations.html) has the comparisons.",
-            results.as_markdown(ablations_text.recorded_claims(models=models)),
-        ]
-    )
+    return render("readme.md.j2", models, runs=runs, peers=peers)
 
 
 def update(readme: Path, models: Path | None = None) -> None:

@@ -1,39 +1,23 @@
-"""The comparisons of notebook 05: the recipes of each axis, the runs to be made, and what the records of them say."""
+"""The comparisons of notebook 05: the recipes of each axis, the runs to be made, and what their records say."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import scipy.stats
-from pandas.io.formats.style import Styler
 
 from mnv3lib import cost, recipe, store
 from mnv3lib.errors import InputError, choose
 from mnv3lib.networks import MobileNet
 from mnv3lib.provenance import ROOT
 from mnv3lib.recipe import Recipe
-from mnv3lib.study.axes import AXES, BASE_SEEDS, FIRST, SETTING
+from mnv3lib.study import axes, statistics
 from mnv3lib.study.places import devices
+from mnv3lib.study.statistics import NAMES, Spread, seed_spread
 
-# The columns of `compare` as `style` shows them
-HEADINGS = {
-    "variant": "variant",
-    "change": "what it changes",
-    "seeds": "seeds",
-    "top1": "top-1 (%)",
-    "spread": "standard deviation",
-    "difference": "difference (points)",
-    "low": "95 % from",
-    "high": "to",
-    "macs": "MACs (M)",
-    "seconds": "minutes",
-    "trained_on": "trained on",
-}
-NAMES = {"recipe", "variant", "seed"}  # the fields that do not tell how a run trains, or are repeated on purpose
+COLUMNS = "variant change seeds top1 spread difference low high macs seconds trained_on compute outcome"
 
 
 def folder() -> Path:
@@ -49,9 +33,10 @@ def recipes(axis: str, **changes) -> dict[str, Recipe]:
     both = changes.keys() & {"variant", *varied(axis)}
     if both:
         raise InputError(f"{', '.join(sorted(both))} is what the axis {axis} varies: leave it out")
-    one = AXES[axis]
-    common = SETTING | one.setting | changes
-    base = recipe.make(**common, variant=base_variant(axis))
+    study = axes.read()
+    one = study.axes[axis]
+    common = study.setting | one.setting | changes
+    base = recipe.make(**common, variant=f"{axis}-base" if one.setting else "base")
     made = {}
     for name, change in one.variants.items():
         made[name] = recipe.make(**common | change, variant=f"{axis}-{name}")
@@ -64,26 +49,22 @@ def recipes(axis: str, **changes) -> dict[str, Recipe]:
 
 def varied(axis: str) -> set[str]:
     """The fields of a recipe that variants of `axis` change."""
-    choose("axis", axis, AXES)
-    return {name for change in AXES[axis].variants.values() for name in change}
-
-
-def base_variant(axis: str) -> str:
-    """What the recipe of the base of `axis` has as its variant."""
-    return f"{axis}-base" if AXES[axis].setting else "base"
+    choose("axis", axis, axes.read().axes)
+    return {name for change in axes.read().axes[axis].variants.values() for name in change}
 
 
 def plan(names: Iterable[str], seeds: Iterable[int] = (), **changes) -> list[Recipe]:
     """The runs of `names`, in the order in which they should be made: the name of an axis, axis/variant, first or all.
 
-    first: the base and FIRST; all: these and then every axis. With `seeds` every recipe is run with each of them;
-    without, the base of SETTING with BASE_SEEDS and everything else with seed 0. The base of an axis with a setting of
-    its own is its longest run, and often a trained model already: it comes last, and with the whole axis alone.
+    first: what the file of axes lists so; all: these and then every axis. With `seeds` every recipe is run with each of
+    them; without, the base of the file's setting with its seeds and everything else with seed 0. The base of an axis
+    with a setting of its own is its longest run, and often a trained model already: it comes last, and with the whole
+    axis alone.
     """
-    expanded = []
+    study, expanded = axes.read(), []
     for name in names:
-        choose("ablation", name.split("/")[0], ("first", "all", *AXES))
-        expanded += {"first": FIRST, "all": (*FIRST, *AXES)}.get(name, (name,))
+        choose("ablation", name.split("/")[0], ("first", "all", *study.axes))
+        expanded += {"first": study.first, "all": [*study.first, *study.axes]}.get(name, [name])
     planned = []
     for name in expanded:
         axis, _, variant = name.partition("/")
@@ -92,9 +73,9 @@ def plan(names: Iterable[str], seeds: Iterable[int] = (), **changes) -> list[Rec
         if variant:
             choose(f"variant of {axis}", variant, made)
             variants = [made[variant]]
-        own = bool(AXES[axis].setting)
+        own = bool(study.axes[axis].setting)
         for one in [base, *variants] if not own else variants if variant else [*variants, base]:
-            used = tuple(seeds) or (BASE_SEEDS if one is base and not own else (0,))
+            used = tuple(seeds) or (study.base_seeds if one is base and not own else (0,))
             planned += [dataclasses.replace(one, seed=seed) for seed in used]
     return list(dict.fromkeys(planned))
 
@@ -132,153 +113,81 @@ def recorded(ours: Path, models: Path | None = None) -> list[dict]:
     folders = [Path(ours), Path(models or store.models_folder())]
     records = [store.load_record(run, place) for place in folders for run in store.runs(place)]
     records = [record for record in records if "imported" not in record]
-    return list({(_training(one), one["recipe"]["seed"]): one for one in reversed(records)}.values())[::-1]
-
-
-def _training(record: dict) -> str:
-    """What tells how a record's run was trained, but for the seed."""
-    return json.dumps(record["recipe"] | dict.fromkeys(NAMES), sort_keys=True)
+    return list({(statistics.training(one), one["recipe"]["seed"]): one for one in reversed(records)}.values())[::-1]
 
 
 def results(records: Iterable[dict]) -> pd.DataFrame:
     """What the records say of every axis: `compare` for each that has its base and another variant.
 
     Columns: axis, and those of `compare`, the first row of each axis being its base. All axes share one estimate of the
-    spread between seeds, `seed_spread` of all records.
+    spread between seeds, that of all records.
     """
-    records = list(records)
-    groups = {axis: _by_variant(axis, records) for axis in AXES}
-    groups = {axis: group for axis, group in groups.items() if len(group) > 1 and next(iter(group.values()))}
+    records, tables = list(records), []
     spread = seed_spread(records)
-    tables = [
-        compare(
-            [_called(record, name) for name, found in group.items() for record in found],
-            base=next(iter(group)),
-            spread=spread,
-        ).assign(axis=axis)
-        for axis, group in groups.items()
-    ]
-    columns = ["axis", *HEADINGS, "compute"]
+    for axis in axes.read().axes:
+        found = {name: find(made, records) for name, made in recipes(axis).items()}
+        groups = {name: group for name, group in found.items() if group}
+        if len(groups) > 1 and next(iter(groups)) == next(iter(found)):
+            tables.append(_beside_the_first(groups, spread).assign(axis=axis))
+    columns = ["axis", *COLUMNS.split()]
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 
-def _by_variant(axis: str, records: Iterable[dict]) -> dict[str, list[dict]]:
-    """The records of each variant of `axis` that has some, and of its base, first, even if it has none."""
-    made = recipes(axis)
-    found = {name: find(one, records) for name, one in made.items()}
-    return {name: group for name, group in found.items() if group or name == next(iter(made))}
-
-
-def _called(record: dict, name: str) -> dict:
-    return record | {"recipe": record["recipe"] | {"variant": name}}
-
-
-def repeated(records: Iterable[dict]) -> list[list[dict]]:
-    """The records of each recipe that was run with several seeds."""
-    groups: dict[str, list[dict]] = {}
-    for record in records:
-        groups.setdefault(_training(record), []).append(record)
-    return [group for group in groups.values() if len(group) > 1]
-
-
-def _tops(group: Iterable[dict]) -> np.ndarray:
-    return np.array([one["result"]["top1"] for one in group])
-
-
-def seed_spread(records: Iterable[dict]) -> tuple[float, int]:
-    """(standard deviation of top-1 between seeds, its degrees of freedom), from recipes run with several seeds.
-
-    All are taken to have the same deviation; `deviations` tells whether they have. It is missing (NaN) where no recipe
-    has two runs.
-    """
-    groups = [_tops(group) for group in repeated(records)]
-    freedom = sum(len(values) - 1 for values in groups)
-    squares = sum(float(np.var(values)) * len(values) for values in groups)
-    return (math.sqrt(squares / freedom) if freedom else math.nan), freedom
-
-
-def deviations(records: Iterable[dict]) -> tuple[list[float], float]:
-    """(standard deviation of top-1 of each recipe with three seeds or more, p of Bartlett's test that all are equal).
-
-    p is missing (NaN) with fewer than two such recipes.
-    """
-    groups = [_tops(group) for group in repeated(records) if len(group) > 2]
-    p = float(scipy.stats.bartlett(*groups).pvalue) if len(groups) > 1 else math.nan
-    return [float(values.std(ddof=1)) for values in groups], p
-
-
-def device_effect(records: Iterable[dict]) -> tuple[float, float, int]:
-    """(points of top-1 by which runs begun on a GPU are above those on CPUs, half its 95 % interval, how many recipes).
-
-    Least squares with an effect of each recipe, from those that have runs of both; the interval is Student's. It is
-    missing (NaN) where there are too few.
-    """
-    places = [np.array([devices(one).startswith("GPU") for one in group]) for group in repeated(records)]
-    groups = zip(map(_tops, repeated(records)), places, strict=True)
-    groups = [(tops, on_gpu) for tops, on_gpu in groups if len(set(on_gpu)) == 2]
-    freedom = sum(len(tops) - 1 for tops, _ in groups) - 1
-    if freedom < 1:
-        return math.nan, math.nan, len(groups)
-    tops = np.concatenate([tops - tops.mean() for tops, _ in groups])
-    on_gpu = np.concatenate([on_gpu - on_gpu.mean() for _, on_gpu in groups])
-    effect = tops @ on_gpu / (on_gpu @ on_gpu)
-    error = math.sqrt(np.sum((tops - effect * on_gpu) ** 2) / freedom / (on_gpu @ on_gpu))
-    return float(effect), float(scipy.stats.t.ppf(0.975, freedom)) * error, len(groups)
-
-
-def reach(spread: tuple[float, int], first: int, second: int) -> float:
-    """Half the width of the 95 % interval (Student's) of a difference of means over so many seeds."""
-    deviation, freedom = spread
-    if not freedom:
-        return math.nan
-    return float(scipy.stats.t.ppf(0.975, freedom)) * deviation * math.sqrt(1 / first + 1 / second)
-
-
-def compare(records: Iterable[dict], base: str = "base", spread: tuple[float, int] | None = None) -> pd.DataFrame:
+def compare(records: Iterable[dict], base: str = "base", spread: Spread | None = None) -> pd.DataFrame:
     """A row a variant: what it changes and what that gives against the runs whose variant is `base`.
 
     Columns: variant, change (the fields in which its recipe differs from the base's), seeds (how many), top1 (mean, in
     percent), spread (standard deviation between seeds, missing with one), difference (to the base's mean, in points),
-    low and high (its 95 % interval), macs, trained_on (each of places.devices that runs have), seconds
-    (mean of a run on each of these), compute (MACs of an image, summed over the epochs). The base comes first.
+    low and high (its 95 % interval), macs, seconds (mean of a run on each of trained_on), trained_on (each of
+    places.devices that runs have), compute (MACs of an image, summed over the epochs), outcome (of the difference, a
+    statistics.Outcome). The base comes first.
 
-    The interval is Student's, with a variance between seeds that all variants share: `seed_spread` of these records
-    unless `spread` is given. It is missing where no recipe has several seeds. Raises InputError without a record of the
-    base.
+    The interval is Student's, with a variance between seeds that all variants share: statistics.seed_spread of these
+    records unless `spread` is given. It is missing where no recipe has several seeds. Raises InputError without a
+    record of the base.
     """
     records = list(records)
-    groups: dict[str, list[dict]] = {}
+    groups: dict[str, list[dict]] = {base: []}
     for record in records:
         groups.setdefault(record["recipe"]["variant"], []).append(record)
-    if base not in groups:
-        raise InputError(f"there is no run of the variant {base!r} to compare with: {', '.join(groups) or 'no runs'}")
-    results = {variant: np.array([one["result"]["top1"] for one in group]) for variant, group in groups.items()}
-    spread = spread or seed_spread(records)
+    if not groups[base]:
+        others = ", ".join(name for name in groups if name != base)
+        raise InputError(f"there is no run of the variant {base!r} to compare with: {others or 'no runs'}")
+    return _beside_the_first(groups, spread or seed_spread(records))
+
+
+def _beside_the_first(groups: dict[str, list[dict]], spread: Spread) -> pd.DataFrame:
+    """The table of `compare` for the records of each variant, the first being the base."""
+    base = next(iter(groups.values()))
+    base_top1, base_recipe = statistics.tops(base), base[0]["recipe"]
     rows = []
-    for variant in sorted(groups, key=lambda name: name != base):
-        mine, values = groups[variant], results[variant]
-        difference = values.mean() - results[base].mean() if variant != base else math.nan
-        half = reach(spread, len(values), len(results[base]))
+    for variant, group in groups.items():
+        first, top1 = group[0], statistics.tops(group)
+        difference, outcome, half = math.nan, None, spread.reach(len(top1), len(base_top1))
+        if group is not base:
+            difference = top1.mean() - base_top1.mean()
+            outcome = statistics.outcome(difference, half, min(len(top1), len(base_top1)), spread.deviation)
         seconds: dict[str, list[float]] = {}
-        for one in mine:
+        for one in group:
             seconds.setdefault(devices(one), []).append(one["seconds"])
         rows.append(
             {
                 "variant": variant,
-                "change": _change(mine[0]["recipe"], groups[base][0]["recipe"]),
-                "seeds": len(values),
-                "top1": values.mean(),
-                "spread": values.std(ddof=1) if len(values) > 1 else math.nan,
+                "change": _change(first["recipe"], base_recipe),
+                "seeds": len(top1),
+                "top1": top1.mean(),
+                "spread": top1.std(ddof=1) if len(top1) > 1 else math.nan,
                 "difference": difference,
                 "low": difference - half,
                 "high": difference + half,
-                "macs": mine[0]["macs"],
+                "macs": first["macs"],
                 "seconds": [float(np.mean(times)) for times in seconds.values()],
                 "trained_on": "; ".join(seconds),
-                "compute": _compute(mine[0]),
+                "compute": _compute(first),
+                "outcome": outcome,
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=COLUMNS.split())
 
 
 def _compute(record: dict) -> int:
@@ -289,15 +198,6 @@ def _compute(record: dict) -> int:
     network = MobileNet(made.architecture)
     macs = {size: cost.totals(network, size)[1] for size in made.image_sizes}
     return sum(macs[made.image_size(epoch)] for epoch in range(made.epochs))
-
-
-def style(table: pd.DataFrame) -> Styler:
-    """The columns of HEADINGS of a `table` that `compare` made, for a notebook."""
-    formats = dict.fromkeys(("difference", "low", "high"), "{:+.2f}") | {"macs": "{:.1f}"}
-    minutes = ["; ".join(f"{each / 60:.0f}" for each in seconds) for seconds in table["seconds"]]
-    shown = table[list(HEADINGS)].assign(macs=table["macs"] / 1e6, seconds=minutes)
-    styled = shown.style.hide(axis="index").format(formats, precision=2, na_rep="–", escape="html")
-    return styled.relabel_index(list(HEADINGS.values()), axis=1)
 
 
 def _change(recipe: dict, base: dict) -> str:

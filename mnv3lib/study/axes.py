@@ -1,155 +1,145 @@
-"""The axes of notebook 05 as data: each a question, and variants that change one recipe."""
+"""The axes of notebook 05 and the claims that they test, read from notebooks/ablations.yaml and checked."""
 
-from dataclasses import dataclass, field
+import dataclasses
+import functools
+import math
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass, field
+from pathlib import Path
 
-from mnv3lib.recipe import BEYOND, DEFAULTS, RECIPES
+import yaml
 
-# The base is `modern`. All are measured on the test set, as the earlier report's claims were: these are measurements of
-# a recipe that is fixed by then, and nothing of `modern` may be chosen by them.
-SETTING = {"model": "v3_small", "width": 0.25, "epochs": 10}
-BASE_SEEDS = (0, 1, 2)
+from mnv3lib import recipe
+from mnv3lib.errors import InputError, choose, one_line
+from mnv3lib.provenance import ROOT
+
+FILE = ROOT / "notebooks" / "ablations.yaml"
+KINDS = {str: "text", bool: "true or false", float: "a number", list: "a list", dict: "a mapping"}
 
 
 @dataclass(frozen=True)
 class Axis:
     """One question; `variants` gives each variant's change to the base.
 
-    setting: where the base itself is another than SETTING says.
+    setting: where the base itself is another than the study's `setting` says.
     same_budget: give each variant the learning rate that makes its mean over the run the base's.
     """
 
     question: str
-    variants: dict[str, dict]
+    variants: dict
     setting: dict = field(default_factory=dict)
     same_budget: bool = False
 
 
-BEYOND_CROP_AND_FLIP = {name: {"augmentation": name} for name in BEYOND if name != "none"}
+@dataclass(frozen=True)
+class Claim:
+    """That the difference of `variants` to `against` (the base if empty), in points, lies between `low` and `high`.
+
+    every: whether for each of the variants, or for at least one. question: whether the earlier report only asked.
+    """
+
+    text: str
+    axis: str
+    variants: list
+    low: float = -math.inf
+    high: float = math.inf
+    against: str = ""
+    every: bool = True
+    question: bool = False
 
 
-AXES = {
-    # On the smallest maps the base's rate is too high: those networks also get that of `original`.
-    "strides": Axis(
-        "How many of the stride-2 layers should run at stride 1 when the images have 32 pixels a side?",
-        {
-            **{f"{count}-lowered": {"lowered_strides": count} for count in range(4)},
-            **{f"{count}-lowered-rate-0.1": {"lowered_strides": count, "learning_rate": 0.1} for count in range(2)},
-        },
-        {"width": 1.0, "epochs": 20},
-    ),
-    # What three lowered strides cost, spent otherwise: each has the base's MACs times epochs, but for the first.
-    "strides-compute": Axis(
-        "Are three lowered strides the best use of the compute, or would a wider network or a longer training be?",
-        {
-            "4-lowered": {"lowered_strides": 4},
-            "4-lowered-shorter": {"lowered_strides": 4, "epochs": 3},
-            "2-lowered-wider": {"lowered_strides": 2, "width": 0.65},
-            "2-lowered-longer": {"lowered_strides": 2, "epochs": 31},
-            "1-lowered-wider": {"lowered_strides": 1, "width": 1.3},
-            "1-lowered-wider-rate-0.1": {"lowered_strides": 1, "width": 1.3, "learning_rate": 0.1},
-            "1-lowered-longer": {"lowered_strides": 1, "epochs": 82},
-            "0-lowered-wider": {"lowered_strides": 0, "width": 2.15},
-            "0-lowered-wider-rate-0.1": {"lowered_strides": 0, "width": 2.15, "learning_rate": 0.1},
-        },
-    ),
-    "nonlinearity": Axis(
-        "Does V3's mix of ReLU and hard swish do better than either everywhere?",
-        {"relu": {"nonlinearity": "relu"}, "hard-swish": {"nonlinearity": "hard_swish"}},
-    ),
-    "squeeze-excitation": Axis(
-        "What is squeeze-excitation worth, and does it belong on Small's last 1x1 convolution?",
-        {
-            "none": {"squeeze_excitation": "none"},
-            "last": {"se_last": True},
-            "everywhere": {"squeeze_excitation": "all"},
-        },
-    ),
-    # The V3 paper's rate is for batches of 4096 and is scaled with the batch size. Its average of the weights (EMA
-    # 0.9999) is left out: it looks back 10,000 steps, and a run of ten epochs has 3,900.
-    # AdamW's learning rate times weight decay is the base's, though SGD's momentum makes more of it.
-    "optimizer": Axis(
-        "Is SGD with momentum better than the RMSProp of the V3 paper (section 6.1.1), and is anything better still?",
-        {
-            "paper": {
-                "optimizer": "rmsprop",
-                "learning_rate": 0.1 * 128 / 4096,
-                "schedule": "step",
-                "warmup": 0.0,
-                "momentum": 0.9,
-                "weight_decay": 1e-5,
-                "dropout": 0.2,
-            },
-            "original": {
-                name: RECIPES["original"].get(name, DEFAULTS[name])
-                for name in ("learning_rate", "schedule", "warmup", "momentum", "nesterov", "weight_decay")
-            },
-            "rmsprop-one-cycle": {"optimizer": "rmsprop", "learning_rate": 0.1 * 128 / 4096, "weight_decay": 1e-5},
-            "adamw": {"optimizer": "adamw", "learning_rate": 0.003, "weight_decay": 0.1},
-            "muon": {"optimizer": "muon"},
-        },
-    ),
-    "weight-decay": Axis(
-        "Does L2 regularization make a difference?",
-        {text: {"weight_decay": float(text)} for text in ("0", "1e-5", "1e-4", "5e-4", "1e-3")},
-    ),
-    "weight-decay-wide": Axis(
-        "What does the smaller weight decay of wide networks give at full width?",
-        {"5e-4": {"weight_decay": 5e-4}},
-        {"width": 1.0, "epochs": 20},
-    ),
-    "dropout": Axis("Does dropout make a difference?", {text: {"dropout": float(text)} for text in ("0", "0.2")}),
-    "schedule": Axis(
-        "Which course of the learning rate is best when its mean over the run is the same?",
-        {
-            "constant": {"schedule": "constant"},
-            "step": {"schedule": "step", "step_epochs": 4, "step_factor": 0.1},
-            "cosine": {"schedule": "cosine"},
-            "one-cycle": {"schedule": "one_cycle"},
-        },
-        same_budget=True,
-    ),
-    "augmentation": Axis(
-        "What are random crops and flips worth, and does further augmentation help?",
-        {"none": {"crop": 0, "flip": "none"}, "flip": {"crop": 0}, "crop": {"flip": "none"}, **BEYOND_CROP_AND_FLIP},
-    ),
-    "augmentation-long": Axis(
-        "Does further augmentation help when there are twice the epochs?", BEYOND_CROP_AND_FLIP, {"epochs": 20}
-    ),
-    "penultimate": Axis(
-        "Can the layer before the classifier be narrower, or go, when there are 100 classes and not 1000?",
-        {"quarter": {"penultimate": 256}, "none": {"penultimate": 0}},
-    ),
-    "initialization": Axis(
-        "Does it matter how the weights are drawn?",
-        {
-            "torch": {"initialization": "torch"},
-            "kaiming-normal": {"initialization": "kaiming_normal"},
-            "truncated-normal": {"initialization": "truncated_normal"},
-            "zero-residual": {"zero_init_residual": True},
-        },
-    ),
-    "norm-momentum": Axis(
-        "Should batch norm follow the newest batch as slowly as in the V3 paper (0.01) or as torch does (0.1)?",
-        {text: {"norm_momentum": float(text)} for text in ("0.01", "0.1")},
-    ),
-    "resolution": Axis(
-        "What does V1's second multiplier, the resolution, trade, and can the first epochs have smaller images?",
-        {
-            **{f"{size}px": {"image_sizes": [size]} for size in (16, 20, 24, 32)},
-            "progressive": {"image_sizes": [20, 24, 32]},
-        },
-    ),
-    "label-smoothing": Axis(
-        "Does label smoothing help?",
-        {text: {"label_smoothing": float(text)} for text in ("0", "0.05", "0.1", "0.2")},
-    ),
-}
+@dataclass(frozen=True)
+class Study:
+    """The file: setting and seeds of the base, the axes by name, what `plan` takes for `first`, and the claims."""
 
-# The runs that tell most for their time, in that order: `mnv3 sweep --ablation first` (README says how long). Those up
-# to strides/1-lowered serve nearly every claim of the earlier report; the last is a trained model and not made again.
-FIRST = (
-    *("optimizer/paper", "optimizer/original", "augmentation/none", "strides/0-lowered", "weight-decay/0"),
-    *("dropout/0.2", "penultimate/quarter", "initialization/torch", "squeeze-excitation/none"),
-    *("squeeze-excitation/last", "augmentation/cutmix", "penultimate/none", "strides/1-lowered", "nonlinearity/relu"),
-    *("strides/2-lowered", "nonlinearity/hard-swish", "schedule/constant", "strides/3-lowered"),
-)
+    setting: dict
+    base_seeds: list
+    axes: dict
+    first: list
+    claims: list
+
+
+def read(path: Path | None = None) -> Study:
+    """What the file says (default: FILE). It is read once a process.
+
+    Raises InputError, with the file and the key, on what makes no recipe or no test.
+    """
+    return _read(path or FILE)
+
+
+@functools.cache
+def _read(path: Path) -> Study:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"there is no {path}, which lists the ablations: work in a checkout") from None
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"{path}: {one_line(error)}") from None
+    with _at(path):
+        study = _made(Study, content)
+        with _at("setting, base_seeds"):
+            for seed in study.base_seeds:
+                _check_recipe(study.setting, {"seed": seed})
+        axes, claims = {}, []
+        for name, given in study.axes.items():
+            with _at(f"axes, {name}"):
+                axes[name] = axis = _made(Axis, given)
+                for variant, change in axis.variants.items():
+                    with _at(variant):
+                        _check_recipe(study.setting, axis.setting, change, variant=f"{name}-{variant}")
+        for name in study.first:
+            with _at(f"first, {name}"):
+                _check_variant(axes, *str(name).split("/", 1))
+        for number, given in enumerate(study.claims, 1):
+            with _at(f"claims, number {number}"):
+                claims.append(claim := _made(Claim, given))
+                for name in [*claim.variants, claim.against or "base"]:
+                    _check_variant(axes, claim.axis, name)
+                if not claim.low < claim.high:
+                    raise InputError("its low should be below its high")
+    return dataclasses.replace(study, axes=axes, claims=claims)
+
+
+@contextmanager
+def _at(place: object):
+    """Put `place` before the message of an InputError."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
+
+
+def _check_recipe(*changes: object, **name: str) -> None:
+    """Raise InputError unless all `changes` together make a recipe that can have this `name`."""
+    fields = {}
+    for change in changes:
+        if not isinstance(change, dict):
+            raise InputError(f"{change!r} should be fields of a recipe")
+        fields |= change
+    for one in fields:
+        choose("field of a recipe", one, [name for name in recipe.DEFAULTS if name != "variant"])
+    recipe.make(**fields, **name)
+
+
+def _check_variant(axes: dict[str, Axis], axis: str, variant: str = "base") -> None:
+    choose("axis", axis, axes)
+    choose(f"variant of {axis}", variant, ["base", *axes[axis].variants])
+
+
+def _made(kind: type, given: object):
+    """A `kind` of the mapping `given`; names, types, and that nothing is missing or empty, are checked."""
+    fields = {one.name: one for one in dataclasses.fields(kind)}
+    if not isinstance(given, dict):
+        raise InputError(f"give a mapping of {', '.join(fields)}")
+    for name, value in given.items():
+        choose("key", name, fields)
+        wanted = fields[name].type
+        if type(value) is not wanted and not (wanted is float and type(value) is int):
+            raise InputError(f"{name} {value!r} should be {KINDS[wanted]}")
+        for key in value if wanted is dict else ():
+            if not isinstance(key, str):  # YAML took it for a number
+                raise InputError(f"{name}: put {key!r} in quotes")
+    for name, one in fields.items():
+        if one.default is one.default_factory is MISSING and not given.get(name):
+            raise InputError(f"{name} is missing")
+    return kind(**given)

@@ -1,6 +1,7 @@
 """ONNX files give PyTorch's answers, tell what they are, and nothing else gets through."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -10,8 +11,8 @@ import torch
 
 from mnv3lib import data, inference, store
 from mnv3lib.commands import main
-from mnv3lib.deploy import export, latency
-from mnv3lib.errors import InputError
+from mnv3lib.deploy import export, int8, latency, onnx_files
+from mnv3lib.errors import ExportError, InputError
 from mnv3lib.provenance import ROOT
 from mnv3lib.recipe import MODELS, Architecture
 
@@ -30,18 +31,22 @@ def network_of(model, width=0.25, classes=7):
     return network
 
 
+def floats(images):
+    return torch.cat(list(onnx_files.floats(images)))
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_onnx_answers_as_pytorch_does_for_any_batch(model, photographs, tmp_path):
     network = network_of(model)
     path = tmp_path / "network.onnx"
-    gap = export.to_onnx(network, path, photographs, run="a run")
-    assert gap <= export.TOLERANCE
-    opened = export.session(path, threads=1)
+    gap = onnx_files.write(network, path, photographs, run="a run")
+    assert gap <= onnx_files.TOLERANCE
+    opened = onnx_files.session(path, threads=1)
     for count in (1, 3):
         with torch.inference_mode():
             expected = network(data.normalise(photographs[:count], network.mean, network.std))
-        np.testing.assert_allclose(export.logits(opened, photographs[:count]), expected, atol=1e-4)
-    assert export.classes(opened) == network.classes
+        np.testing.assert_allclose(onnx_files.logits(opened, photographs[:count]), expected, atol=1e-4)
+    assert onnx_files.classes(opened) == network.classes
     told = opened.get_modelmeta().custom_metadata_map
     assert told["run"] == "a run"
     assert "[0, 1]" in told["input"]
@@ -49,7 +54,7 @@ def test_onnx_answers_as_pytorch_does_for_any_batch(model, photographs, tmp_path
 
 
 def test_no_path_of_this_machine_goes_into_the_file(photographs, tmp_path):
-    export.to_onnx(network_of("v1"), tmp_path / "network.onnx", photographs)
+    onnx_files.write(network_of("v1"), tmp_path / "network.onnx", photographs)
     content = (tmp_path / "network.onnx").read_bytes()
     for trace in (str(ROOT), sys.prefix, ".py", "File "):
         assert trace.encode() not in content
@@ -58,10 +63,10 @@ def test_no_path_of_this_machine_goes_into_the_file(photographs, tmp_path):
 def test_a_file_that_answers_otherwise_is_not_written(photographs, tmp_path, monkeypatch):
     path = tmp_path / "network.onnx"
     path.write_text("the old one")
-    right = export.logits
-    monkeypatch.setattr(export, "logits", lambda *args: right(*args) + 2e-4)
-    with pytest.raises(export.ExportError, match=r"differ from PyTorch's by 2\.0e-04"):
-        export.to_onnx(network_of("v1"), path, photographs)
+    right = onnx_files.logits
+    monkeypatch.setattr(onnx_files, "logits", lambda *args: right(*args) + 2e-4)
+    with pytest.raises(ExportError, match=r"differ from PyTorch's by 2\.0e-04"):
+        onnx_files.write(network_of("v1"), path, photographs)
     assert path.read_text() == "the old one"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -69,14 +74,49 @@ def test_a_file_that_answers_otherwise_is_not_written(photographs, tmp_path, mon
 def test_int8_sees_the_same_in_photographs(photographs, tmp_path):
     network = store.load(RUN)
     whole, small = tmp_path / "whole.onnx", tmp_path / "int8.onnx"
-    export.to_onnx(network, whole, photographs)
-    export.to_int8(whole, small, photographs)
+    onnx_files.write(network, whole, photographs)
+    int8.write(whole, small, floats(photographs))
     assert small.stat().st_size < 0.5 * whole.stat().st_size
-    expected, got = (export.logits(export.session(path), photographs) for path in (whole, small))
+    expected, got = (onnx_files.logits(onnx_files.session(path), photographs) for path in (whole, small))
     assert (expected.argmax(1) == got.argmax(1)).mean() >= 0.8
     assert np.corrcoef(expected.ravel(), got.ravel())[0, 1] > 0.97
     assert not np.array_equal(expected, got)
-    assert export.classes(export.session(small)) == network.classes
+    assert onnx_files.classes(onnx_files.session(small)) == network.classes
+
+
+def test_ranges_leave_out_the_largest_values_whatever_the_batch(tmp_path, monkeypatch):
+    """As onnxruntime's percentiles do, but batch by batch."""
+    nodes = [onnx.helper.make_node("Add", ["images", "images"], ["twice"])]
+    value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("images", "twice")]
+    graph = onnx.helper.make_graph(nodes, "g", value[:1], value[1:])
+    onnx.save(onnx.helper.make_model(graph, ir_version=10), tmp_path / "twice.onnx")
+    values = torch.linspace(-1, 2, 100_000)[torch.randperm(100_000, generator=torch.Generator().manual_seed(0))]
+    images = values.reshape(100, 10, 10, 10)
+    for batch in (1, 7, 100):
+        monkeypatch.setattr(onnx_files, "BATCH", batch)
+        ((low, high),) = int8.ranges(tmp_path / "twice.onnx", ["twice"], images).values()
+        assert low == -2  # no value below it, so nothing is cut
+        assert high == 2 * values.sort().values[-10]  # a ten-thousandth of 100,000
+
+
+def test_a_record_is_of_the_weights_that_were_measured(tmp_path):
+    models = tmp_path / "models"
+    shutil.copytree(store.run_folder(RUN), models / RUN)
+    assert export.recorded(RUN, tmp_path, models) is None
+    path = export.record(RUN, {"top1": 66.0, "top1_int8": 65.5}, tmp_path, models)
+    assert export.recorded(RUN, tmp_path, models)["top1_int8"] == 65.5
+    weights = models / RUN / store.WEIGHTS
+    weights.write_bytes(weights.read_bytes() + b" ")
+    assert export.recorded(RUN, tmp_path, models) is None
+    path.write_text("[]")
+    with pytest.raises(InputError, match="no record"):
+        export.recorded(RUN, tmp_path, models)
+
+
+def test_the_record_is_of_int8_files_alone(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["export", RUN, "--record", str(tmp_path)])
+    assert "--record is of --format onnx-int8" in capsys.readouterr().err
 
 
 def test_the_readme_way_to_use_a_file_needs_no_torch(tmp_path, capsys):
@@ -84,7 +124,7 @@ def test_the_readme_way_to_use_a_file_needs_no_torch(tmp_path, capsys):
     path = tmp_path / "bee.onnx"
     assert main(["export", RUN, "--out", str(path), "--data", str(tmp_path)]) == 0
     assert "logits differ" in capsys.readouterr().out
-    opened = export.session(path)
+    opened = onnx_files.session(path)
     image = inference.load_image(ROOT / "test_images" / "bee.jpg").resize((32, 32))
     values = np.asarray(image, np.float32).transpose(2, 0, 1)[None] / 255
     answer = json.loads(opened.get_modelmeta().custom_metadata_map["classes"])[
@@ -110,7 +150,7 @@ def test_foreign_files_are_refused_in_one_line(tmp_path):
     onnx.save(foreign, tmp_path / "foreign.onnx")
     for name, word in (("broken.onnx", "no ONNX file"), ("foreign.onnx", "no ONNX file"), ("none.onnx", "no file")):
         with pytest.raises(InputError, match=word) as caught:
-            export.session(tmp_path / name)
+            onnx_files.session(tmp_path / name)
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
 

@@ -9,8 +9,10 @@ import torch
 from records import record_of
 
 from mnv3lib import cost, inference, networks, recipe, store
+from mnv3lib.commands import latency as latency_command
 from mnv3lib.commands import main
-from mnv3lib.deploy import latency, latency_text, profiling, timing
+from mnv3lib.deploy import comparisons, latency, profiling, timing
+from mnv3lib.deploy.comparisons import Verdict
 from mnv3lib.errors import InputError
 
 
@@ -236,6 +238,9 @@ def test_command_line(models, tmp_path, capsys):
     assert pd.read_csv(tmp_path / "out.csv")["batch"].tolist() == [1, 2]
     assert main([*common, "--batch", "1", "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["run"] == "mobilenet_v3_small_0.25"
+    noisy = pd.DataFrame([{"noisy": True}, {"noisy": False}])
+    shown = latency_command.as_text(pd.read_csv(tmp_path / "out.csv").assign(**noisy), "table")
+    assert "1 of the 2 measurements are noisy (an interquartile range wider than 15% of the median)" in shown
     assert main(["latency", "no_such_run", "--models", str(models)]) == 1
     assert "no_such_run" in capsys.readouterr().err
 
@@ -249,34 +254,45 @@ def measured(**milliseconds) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def test_words_say_when_two_cannot_be_told_apart():
+def test_versus_says_whether_the_middle_halves_are_apart():
     table = measured(a=10.0, b=10.5, c=20.0)
-    assert latency_text.versus(table, "c", "a") == "c takes 2.00 times as long as a"
-    assert "cannot be told apart" in latency_text.versus(table, "b", "a")
+    assert timing.versus(table, "c", "a") == (2.0, True)
+    assert timing.versus(table, "a", "c") == (0.5, True)
+    assert timing.versus(table, "b", "a") == (pytest.approx(1.05), False)
+
+
+def test_growth_is_from_the_narrowest_to_the_widest():
+    table = measured(a=4.0, b=1.0, c=2.0, d=5.0).assign(
+        model=["v1", "v1", "v1", "v2"], width=[1.0, 0.25, 0.5, 1.0], macs=[160, 10, 40, 7], device="cpu", batch=1
+    )
+    (row,) = comparisons.growth(table).itertuples()  # V2 has one width alone
+    assert (row.model, row.macs, row.time) == ("v1", 16, 4)
 
 
 def test_misleading_finds_the_network_with_fewer_macs_and_more_time():
     table = measured(a=10.0, b=20.0, c=21.0).assign(
         model=["v1", "v2", "v3_small"], width=1.0, macs=[100, 50, 60], device="cpu", batch=1
     )
-    sentence = latency_text.misleading(table)[0]
-    assert "V2 1 has 2.0 times fewer MACs than V1 1 and takes 2.00 times as long" in sentence
-    assert "no network" in latency_text.misleading(table.assign(macs=[50, 60, 100]))[0]
+    (row,) = comparisons.misleading(table).itertuples()
+    assert (row.lean, row.heavy, row.macs, row.time) == ("V2 1", "V1 1", 2, 2)
+    (row,) = comparisons.misleading(table.assign(macs=[50, 60, 100])).itertuples()
+    assert row.lean is None
 
 
 def test_prices_are_found_again():
     rows = pd.DataFrame({"layers": [30, 50, 60, 60], "macs": [6e8, 3e8, 6e7, 2e8], "batch": 2, "device": "cpu"})
     rows["median_ms"] = 0.1 * rows["layers"] + 20 * 2 * rows["macs"] / 1e9
-    assert profiling.prices(rows) == pytest.approx((0.1, 20, 0), abs=1e-9)
-    sentence = latency_text.prices(rows.assign(model="v1", width=1.0))[0]
-    assert "100 µs a layer and 20.0 ms" in sentence
+    (row,) = comparisons.prices(rows.assign(model=["v1", "v2", "v3_small", "v3_large"], width=1.0)).itertuples()
+    assert (row.layer, row.gmac, row.error) == pytest.approx((0.1, 20, 0), abs=1e-9)
+    assert (row.most, row.least) == ("V3 Small 1", "V1 1")
+    assert (row.most_share, row.least_share) == pytest.approx((6 / 8.4, 3 / 27))
     negative = rows.assign(median_ms=20 * 2 * rows["macs"] / 1e9 - 0.01 * rows["layers"], model="v1", width=1.0)
-    assert "do not allow" in latency_text.prices(negative)[0]
+    assert comparisons.prices(negative)[["layer", "gmac", "most"]].isna().all(axis=None)
 
 
 def test_front_keeps_what_nobody_beats():
     table = measured(a=1.0, b=2.0, c=3.0, d=4.0).assign(top1=[60.0, 59.0, 65.0, None])
-    assert latency_text.front(table)["name"].tolist() == ["a", "c"]
+    assert comparisons.front(table)["name"].tolist() == ["a", "c"]
 
 
 def test_at_equal_macs_the_time_is_interpolated_between_widths():
@@ -291,15 +307,14 @@ def test_at_equal_macs_the_time_is_interpolated_between_widths():
             "batch": 1,
         }
     )
-    (sentence,) = latency_text.at_equal(table, "macs")
-    assert "at 2 million MACs (V3 Small 1): V2 takes 2.00 times as long." in sentence  # V1 has but one network
-    (sentence,) = latency_text.at_equal(table, "top1")
-    assert "a top-1 of 55.0 % (V3 Small 1): V2 takes 2.00 times as long." in sentence
-    (sentence,) = latency_text.at_equal(
-        table, "top1", uncertain=2.5
-    )  # a quarter of the way: half as much time or twice
-    assert "V2 takes 2.00 times as long (1.41–2.83)." in sentence
-    assert latency_text.at_equal(table.assign(macs=[1e6, 1.5e6, 9e6, 2e6]), "macs") == []
+    (row,) = comparisons.at_equal(table, "macs").itertuples()  # V1 has but one network
+    assert (row.network, row.at, row.model) == ("V3 Small 1", 2e6, "v2")
+    assert row.ratio == pytest.approx(2)
+    (row,) = comparisons.at_equal(table, "top1", uncertain=2.5).itertuples()
+    assert row.at == 55
+    # a quarter of the way: half as much time or twice
+    assert (row.ratio, row.low, row.high) == pytest.approx((2, 2**0.5, 2**1.5))
+    assert comparisons.at_equal(table.assign(macs=[1e6, 1.5e6, 9e6, 2e6]), "macs").empty
 
 
 def test_a_device_that_runs_no_runtime_is_left_out():
@@ -343,9 +358,10 @@ def test_relative_is_to_torchvision_else_to_timm_and_within_one_file():
     }
     assert found["low"].iloc[0] == 0.25
     assert set(found["reference"]) == {"timm, eager", "torchvision, eager"}
-    assert latency_text.ratios(found, "timm, eager") == "1.00–2.00 at batch 1"
-    assert latency_text.ratios(found, "onnxruntime", "timm, eager") == "0.25 at batch 1"
-    assert latency_text.ratios(found, "openvino") == "not measured"
+    assert comparisons.ratios(found, "timm, eager").to_dict() == {(1, "v1"): 1, (1, "v2"): 2}
+    assert comparisons.ratios(found, "onnxruntime", "timm, eager").to_dict() == {(1, "v2"): 0.25}
+    assert comparisons.ratios(found, "openvino").empty
+    assert comparisons.ratios(found[:0], "onnxruntime", "timm, eager").empty
 
 
 def test_goals_say_who_reached_them():
@@ -369,15 +385,32 @@ def test_goals_say_who_reached_them():
             "times": [2, 2.9, 4],
         }
     )
-    table = latency_text.goals(rows, speeds).set_index("goal")
-    assert table["measured"]["our network, eager, beside torchvision's, batch 1"] == "1.01–1.07"
-    assert table["reached"].to_dict() == {
-        "our network, eager, beside torchvision's, batch 1": "yes: V2, V3 Small; not decided: V3 Large",
-        "batch norm folded, channels_last, batch 1": "yes: V3 Small; not decided: V3 Large; no: V2",
-        "onnxruntime, batch 1": "yes: V3 Small, V3 Large; no: V2",
-        "int8 beside fp32, both onnxruntime, batch 1": "yes: V2; no: V3 Small, V3 Large",
-        "images a second in training, V3 Small 0.25": "yes",
-        "images a second in training, V3 Small 1": "no",
+    table = comparisons.goals(rows, speeds)
+    small = table[(table["goal"] == "eager") & (table["model"] == "v3_small")]
+    assert small["measured"].item() == pytest.approx(0.99 / 0.98)
+    assert small["aim"].item() == 1.02
+    found = {
+        (goal, model, width): verdict
+        for goal, model, width, verdict in zip(
+            table["goal"], table["model"], table["width"], table["reached"], strict=True
+        )
+    }
+    yes, undecided, no = Verdict
+    assert found == {
+        ("eager", "v2", 1): yes,
+        ("eager", "v3_small", 1): yes,
+        ("eager", "v3_large", 1): undecided,
+        ("folded", "v2", 1): no,
+        ("folded", "v3_small", 1): yes,
+        ("folded", "v3_large", 1): undecided,
+        ("onnxruntime", "v2", 1): no,
+        ("onnxruntime", "v3_small", 1): yes,
+        ("onnxruntime", "v3_large", 1): yes,
+        ("int8", "v2", 1): yes,
+        ("int8", "v3_small", 1): no,
+        ("int8", "v3_large", 1): no,
+        ("training", "v3_small", 0.25): yes,
+        ("training", "v3_small", 1): no,
     }
 
 

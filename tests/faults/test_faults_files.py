@@ -19,7 +19,7 @@ from safetensors.torch import save as save_tensors
 
 from mnv3lib import build, checkpoint, data, inference, optimizers, recipe, store
 from mnv3lib.errors import InputError
-from mnv3lib.report import sweep
+from mnv3lib.report import sweep, tables
 from mnv3lib.study import ablations, evaluation, evaluation_text, importing, results
 
 SECONDS = 30  # no file of a few kilobytes may take longer, on the slowest machine
@@ -234,14 +234,14 @@ def test_headers_of_weights(attempt, run):
 def use_record(run) -> None:
     """All that is made from records."""
     table = results.recorded(run.parent)
-    results.style(table).to_html(), results.markdown(table), results.write_csv(run.parent)
+    tables.html(tables.runs(table)), tables.markdown(tables.runs(table)), results.write_csv(run.parent)
     evaluation_text.measured(evaluation.evaluate([run.name], models=run.parent, recorded=True))
     results.time_to_original(run.parent), results.goals(table)
     records = ablations.recorded(run.parent, run.parent)
     ablations.results(records)
     for record in records:
         recipe.is_usual(record["recipe"])
-        ablations.style(ablations.compare([record], base=record["recipe"]["variant"])).to_html()
+        tables.html(tables.comparison(ablations.compare([record], base=record["recipe"]["variant"])))
 
 
 def test_records(attempt, run):

@@ -20,7 +20,7 @@ from torchvision.models import mobilenet_v3_small
 from mnv3lib import data, inference, recipe, store, training
 from mnv3lib.commands import main
 from mnv3lib.errors import InputError
-from mnv3lib.report import exporting, pages, sweep
+from mnv3lib.report import exporting, pages, sweep, tables
 from mnv3lib.study import evaluation, evaluation_text, importing, labelling, results
 
 SCRIPT = "<script>alert(1)</script>"
@@ -252,13 +252,13 @@ def test_names_show_as_text(tmp_path, trying, run):
     record = json.loads((run / store.RECORD).read_text())
     record["environment"]["processor"] = record["commit"] = record["started"] = SCRIPT
     table = results.recorded(run.parent).reindex([0]).assign(run=SCRIPT, epochs=1)
+    results_table = tables.html(tables.runs(table)).data
     plain = guesses.assign(run=SCRIPT)
     png = "iVBORw0KGgo="
     told = "".join(f"- {value}\n" for value in (SCRIPT, IMAGE, f"**{SCRIPT}**", f"*{IMAGE}*"))
     outputs = {
         "styled by evaluation_text": output("text/html", evaluation_text.style(plain).to_html()),
-        "styled by results": output("text/html", results.style(table).to_html()),
-        "the start page's table": output("text/html", results.html(table)),
+        "the table of results": output("text/html", results_table),
         "pandas": output("text/html", plain.to_html()),
         "pandas without escaping": output("text/html", plain.to_html(escape=False)),
         "Styler without escaping": output("text/html", plain.style.format(precision=2).to_html()),
@@ -279,7 +279,7 @@ def test_names_show_as_text(tmp_path, trying, run):
                 assert SCRIPT in soup.find("img")["alt"]
             elif name not in ("SVG", "JavaScript"):
                 assert SCRIPT in soup.find("main").get_text(), name
-    for text in (evaluation_text.style(plain).to_html(), results.style(table).to_html(), results.html(table)):
+    for text in (evaluation_text.style(plain).to_html(), results_table):
         with trying("markup in a name"):  # in JupyterLab there is no exporter between
             assert not BeautifulSoup(text, "html.parser")(["script", "img"])
             assert SCRIPT in BeautifulSoup(text, "html.parser").get_text()

@@ -3,10 +3,9 @@
 import itertools
 
 import matplotlib.pyplot as plt
-import pandas as pd
 import pytest
 
-from mnv3lib.report import figures, plots_latency
+from mnv3lib.report import figures
 
 
 @pytest.fixture(autouse=True)
@@ -35,12 +34,3 @@ def test_names_hide_neither_lines_nor_points_nor_each_other():
     stars = axes.transData.transform([(1.05, 1), (2.1, 2)])
     assert not any(box.contains(*pixel) for box in boxes for pixel in [*on_line, *stars])
     assert all(axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max) for box in boxes)
-
-
-def test_networks_are_joined_by_width_where_a_wider_one_is_faster():
-    table = pd.DataFrame(
-        {"model": "v3_large", "width": [0.5, 0.25, 1.0], "median_ms": [2.0, 3.0, 9.0], "top1": [72.0, 68.0, 76.0]}
-    ).assign(original=float("nan"))
-    (axes,) = plots_latency.accuracy(table, "title").axes
-    assert axes.lines[0].get_xydata().tolist() == [[3, 68], [2, 72], [9, 76]]
-    assert [text.get_text() for text in axes.texts] == ["×0.25", "×0.5", "×1"]

@@ -10,7 +10,7 @@ from mnv3lib import recipe
 from mnv3lib.errors import InputError
 from mnv3lib.provenance import ROOT
 from mnv3lib.report import pages, parameters
-from mnv3lib.study.axes import AXES
+from mnv3lib.study import axes
 
 NOTEBOOKS = {page.name: page.path for page in pages.pages()}
 
@@ -72,7 +72,7 @@ def test_what_cannot_be_worked_with_is_refused(name, values, word):
 
 
 def test_the_other_questions_can_be_asked():
-    for axis, one in AXES.items():
+    for axis, one in axes.read().axes.items():
         for variant in one.variants:
             parameters.check(NOTEBOOKS["05_ablations"], {"axis": axis, "variant": variant, "dataset": "digits"})
     parameters.check(NOTEBOOKS["03_evaluate"], {"run_in_detail": None, "runs": ["mobilenet_v3_small_0.25"]})

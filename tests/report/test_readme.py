@@ -9,14 +9,15 @@ from mnv3lib import commands, recipe, store
 from mnv3lib.commands import main
 from mnv3lib.errors import InputError
 from mnv3lib.provenance import ROOT
-from mnv3lib.report import pages, readme
-from mnv3lib.study import ablations
+from mnv3lib.report import pages, readme, tables
+from mnv3lib.study import ablations, results
 
 HISTORY = [dict.fromkeys(store.HISTORY_COLUMNS, 1)]
 
 
 def save(folder, made, top1):
-    store.save(folder, record_of(made, top1), HISTORY, None, None)
+    more = {"parameters": 347_100, "macs": 9_555_584, "seconds": 4_500.0}
+    store.save(folder, record_of(made, top1, images=10_000, **more), HISTORY, None, None)
 
 
 @pytest.fixture
@@ -57,6 +58,38 @@ def test_only_the_report_of_the_checkout_writes_its_readme(output, models, writt
     monkeypatch.setattr(pages, "make", lambda **_: "index.html")
     assert main(["report", "--output", output, "--models", models]) == 0
     assert ((tmp_path / "README.md").read_text() != text) is written
+
+
+def test_the_table_of_runs_says_what_the_records_say(models):
+    save(models, recipe.make(model="v1", width=0.25), 60.0)
+    lines = tables.markdown(tables.runs(results.recorded(models))).splitlines()
+    assert len(lines) == 2 + 2
+    row = next(line for line in lines if "mobilenet_v3_small_0.25" in line)
+    assert "| 0.347 | 9.56 | 20 | 62.13 | 61.17–63.08 | 90.00 | 75 | CPU | 60.13 | +2.00 |" in row
+    assert next(line for line in lines if "mobilenet_v1" in line).endswith("| – | – |")
+
+
+def test_goals_are_told_from_their_numbers():
+    goals = results.goals(results.recorded("no such folder"))
+    words = readme.goals(goals)
+    assert words.startswith(
+        "Of the 6 goals that this project set itself, 0 are reached, and none of the aims beyond them."
+    )
+    assert " Not trained yet with the recipe as it stands: V3 Small 0.25, V3 Small 0.5, " in words
+    missed = goals.assign(reached=["missed", "missed", *["not trained"] * 4], seeds=[2, 2, 0, 0, 0, 0], margin=-1.5)
+    assert " Missed: V3 Small 0.25 by 1.50 points, V3 Small 0.5 by 1.50 points. Not" in readme.goals(missed)
+    margins, seeds = [1.0, 0.2, 1.0, 1.0, 1.0, 1.0], [3, 1, 3, 3, 3, 1]
+    words = readme.goals(goals.assign(reached=["aim", *["goal"] * 5], margin=margins, seeds=seeds))
+    assert words == (
+        "Of the 6 goals that this project set itself, 6 are reached, and 1 of the aims beyond them. 2 of the networks "
+        "have a single run; the narrowest margin is that of V3 Small 0.5, 0.20 points."
+    )
+
+
+def test_the_start_page_has_code_where_readme_has_backticks(models):
+    page = readme.render("index.html.j2", models, pages=[], css="", made="<made>")
+    assert "`" not in page and "<code>original</code>" in page and "<code>modern</code>" in page
+    assert "&lt;made&gt;" in page and "<td>mobilenet_v3_small_0.25</td>" in page
 
 
 def test_verdicts_follow_the_recorded_ablations(models, tmp_path, monkeypatch):

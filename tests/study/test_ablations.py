@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import scipy.stats
@@ -15,9 +15,11 @@ from mnv3lib.commands import main
 from mnv3lib.errors import InputError
 from mnv3lib.networks import MobileNet
 from mnv3lib.report import figures, sweep
-from mnv3lib.study import ablations, ablations_text, results
-from mnv3lib.study.ablations_text import CLAIMS, FAILS, HOLDS, MISSING, UNDECIDED
-from mnv3lib.study.axes import AXES, FIRST, SETTING
+from mnv3lib.study import ablations, axes
+from mnv3lib.study.statistics import Outcome
+
+STUDY = axes.read()
+AXES = STUDY.axes
 
 # The axes
 
@@ -25,7 +27,7 @@ from mnv3lib.study.axes import AXES, FIRST, SETTING
 @pytest.mark.parametrize("axis", AXES)
 def test_an_axis_changes_what_it_says_and_nothing_else(axis):
     base, *variants = ablations.recipes(axis).values()
-    assert base == recipe.make(**SETTING | AXES[axis].setting, variant=base.variant)
+    assert base == recipe.make(**STUDY.setting | AXES[axis].setting, variant=base.variant)
     for made in variants:
         change = AXES[axis].variants[made.variant.removeprefix(f"{axis}-")]
         allowed = {"variant", *change} | ({"learning_rate"} if AXES[axis].same_budget else set())
@@ -136,15 +138,24 @@ def test_a_base_of_its_own_comes_last_and_once():
 
 def test_first_and_all():
     first, every = ablations.plan(["first"]), ablations.plan(["all"])
-    assert every[: len(first)] == first and len(first) == 3 + len(FIRST)
+    assert every[: len(first)] == first and len(first) == 3 + len(STUDY.first)
     wanted = {made.variant for axis in AXES for made in ablations.recipes(axis).values()}
     assert {made.variant for made in every} == wanted
     assert sweep.distinct(every) == every
     # Each claim of the earlier report has its runs among the first, but for those that take twenty epochs.
     variants = {made.variant for made in first}
-    for claim in CLAIMS:
+    for claim in STUDY.claims:
         if claim.axis != "augmentation-long":
             assert {f"{claim.axis}-{name}" for name in claim.variants} & variants, claim.text
+
+
+def test_every_recorded_ablation_is_one_of_the_plan():
+    """So no recipe has changed since: each record is found, and what is planned is recorded already."""
+    planned = ablations.plan(["all"], seeds=range(7))
+    ours = [store.load_record(run, ablations.folder()) for run in store.runs(ablations.folder())]
+    found = [one["run"] for made in planned for one in ablations.find(made, ours) if one["recipe"]["seed"] == made.seed]
+    assert sorted(found) == sorted(one["run"] for one in ours) and len(ours) > 60
+    assert not ablations.missing(ablations.plan(["all"]), ablations.recorded(ablations.folder()))
 
 
 def test_unknown_ablations_are_named():
@@ -300,13 +311,14 @@ def test_variants_are_compared_with_the_base():
     # With the base and `larger` alone the variance is pooled over both, as in Student's test of two samples.
     theirs = scipy.stats.ttest_ind([58.0, 59.0], [60.0, 60.4, 60.8]).confidence_interval(0.95)
     assert tuple(table.loc["larger", ["low", "high"]]) == pytest.approx((theirs.low, theirs.high))
+    assert table["outcome"]["larger"] == Outcome.WORSE
     assert math.isnan(table["spread"]["smoother"]) and table["low"]["smoother"] < 0.6 < table["high"]["smoother"]
 
 
 def test_single_runs_have_no_interval_and_a_base_is_needed():
     table = ablations.compare([record("base", 60.0), record("other", 61.0, crop=3)])
     assert table["difference"][1] == 1.0 and math.isnan(table["low"][1])
-    assert "–" in ablations.style(table).to_html()
+    assert table["outcome"].isna().tolist() == [True, False] and table["outcome"][1] == Outcome.UNDECIDED
     with pytest.raises(InputError, match="no run of the variant 'base' to compare with: other"):
         ablations.compare([record("other", 61.0)])
 
@@ -314,30 +326,19 @@ def test_single_runs_have_no_interval_and_a_base_is_needed():
 def test_figure_of_differences_has_a_row_a_variant():
     records = [record("base", 60.0), record("base", 60.5, seed=1), record("one", 61.0, crop=3)]
     figure = figures.differences(ablations.compare(records), "title")
-    (axes,) = figure.axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["one"]
-    assert [text.get_text() for text in axes.texts] == ["+0.75 (1 seed)"]
+    (plot,) = figure.axes
+    assert [label.get_text() for label in plot.get_yticklabels()] == ["one"]
+    assert [text.get_text() for text in plot.texts] == ["+0.75 (1 seed)"]
 
 
 def test_long_names_of_variants_leave_the_title_whole():
     records = [record("base", 60.0), record("a-variant-that-changes-four-things-at-once", 61.0, crop=3)]
-    with matplotlib.rc_context(figures.STYLE):
+    with plt.style.context("mnv3lib.report.figures"):
         figure = figures.differences(ablations.compare(records), "Changes of the recipe: V3 Small 0.25, 10 epochs")
         figure.canvas.draw()
-        titles = [*figure.texts, *(axes.title for axes in figure.axes)]
+        titles = [*figure.texts, *(plot.title for plot in figure.axes)]
         shown = [one.get_window_extent() for one in titles if one.get_text()]
     assert shown and all(one.x0 >= 0 and one.x1 <= figure.bbox.width for one in shown)
-
-
-def results_of(tops, axis="dropout"):
-    """ablations.results and its spread for {variant of `axis`: top-1 by seed}."""
-    made = ablations.recipes(axis)
-    records = [
-        record_of(dataclasses.replace(made[name], seed=seed), top1)
-        for name, values in tops.items()
-        for seed, top1 in enumerate(values)
-    ]
-    return ablations.results(records), ablations.seed_spread(records)
 
 
 def test_results_share_the_spread_of_all_axes():
@@ -365,155 +366,6 @@ def test_results_share_the_spread_of_all_axes():
     half = scipy.stats.t.ppf(0.975, 2) * 0.4
     assert rows["high"]["0-lowered"] == pytest.approx(-30 + half * math.sqrt(2))
     assert rows["low"]["0.2"] == pytest.approx(0.6 - half * math.sqrt(1 + 1 / 3))
-
-
-def test_certainty_tells_how_many_runs_it_takes():
-    """By Student's t of 20 degrees of freedom, 2.086: 2.086 * sqrt(2 / 9) is 0.983, with 8 runs it is above 1."""
-    text = ablations_text.certainty((1.0, 20))
-    assert "1.00 points, estimated with 20 degrees of freedom" in text
-    assert "only if 2.9 points or more lie between them" in text  # 2.086 * sqrt(2) is 2.95
-    assert "takes at least 9 seeds of each" in text
-
-
-def test_deviations_are_tested_for_being_equal():
-    """By scipy's own test; a recipe with two seeds tells too little and is left out."""
-    tops = {"0": [60.0, 60.1, 60.2], "0.2": [55.0, 60.0, 65.0]}
-    made = ablations.recipes("dropout")
-    records = [
-        record_of(dataclasses.replace(made[name], seed=seed), top1)
-        for name, values in tops.items()
-        for seed, top1 in enumerate(values)
-    ]
-    records += [record_of(dataclasses.replace(ablations.recipes("nonlinearity")["relu"], seed=s), 60.0) for s in (0, 1)]
-    own, p = ablations.deviations(records)
-    assert own == pytest.approx([0.1, 5.0]) and p == pytest.approx(scipy.stats.bartlett(*tops.values()).pvalue)
-    text = ablations_text.caveats(records)
-    assert "the 2 recipes with three seeds or more go from 0.10 to 5.00 points, further apart" in text
-    (line,) = ablations_text.caveats(records[:3]).splitlines()
-    assert line == "- The spread between seeds is that of V3 Small 0.25; for other networks it is an assumption."
-    assert ablations_text.caveats(records[:1]) == ""
-
-
-def test_the_effect_of_the_place_is_a_paired_test_where_runs_are_paired():
-    """With one run of each recipe in each place least squares is Student's test of pairs."""
-    on_cpu, on_gpu = [60.0, 50.0, 40.0], [60.4, 50.5, 40.9]
-    records = [
-        record(str(crop), top1, seed, device=device, crop=crop)
-        for seed, (device, tops) in enumerate((("cpu", on_cpu), ("NVIDIA H100", on_gpu)))
-        for crop, top1 in enumerate(tops)
-    ]
-    records += [record("4", 70.0, seed, crop=4) for seed in (0, 1)]  # on CPUs alone: tells nothing
-    effect, half, recipes = ablations.device_effect(records)
-    theirs = scipy.stats.ttest_rel(on_gpu, on_cpu).confidence_interval(0.95)
-    assert recipes == 3 and (effect - half, effect + half) == pytest.approx((theirs.low, theirs.high))
-    text = ablations_text.caveats(records)
-    assert "+0.60 points, 95 % -0.06 to +1.26; whether the place matters is not decided" in text
-    assert math.isnan(ablations.device_effect(records[:3] + records[6:])[0])
-
-
-def test_no_records_no_results(tmp_path):
-    table = ablations.results(ablations.recorded(tmp_path, tmp_path))
-    assert table.empty
-    assert ablations_text.answer("dropout", table, (math.nan, 0)).startswith(
-        "**Not run yet.** `mnv3 sweep --ablation dr"
-    )
-    claims = ablations_text.claims(table, results.recorded(tmp_path), (math.nan, 0))
-    assert set(claims["verdict"]) == {MISSING} and len(claims) == len(CLAIMS) + 1
-
-
-@pytest.mark.parametrize(
-    ("difference", "half", "seeds", "expected"),
-    [
-        (1.2, 1.0, 3, "better"),
-        (-0.4, 0.3, 3, "worse"),
-        (0.2, 0.7, 3, "alike"),
-        (0.2, 0.9, 3, "undecided"),
-        (0.2, 0.7, 1, "undecided"),  # below the deviation between seeds, and one seed alone
-        (0.5, 0.4, 1, "better"),
-        (5.0, math.nan, 1, "undecided"),
-    ],
-)
-def test_verdict(difference, half, seeds, expected):
-    assert ablations_text.verdict(difference, half, seeds, deviation=0.3) == expected
-
-
-@pytest.mark.parametrize(
-    ("tops", "expected"),
-    [
-        ({"0": [60.0, 60.2, 60.1], "0.2": [60.1, 60.0, 60.2]}, HOLDS),
-        ({"0": [60.0, 60.2, 60.1], "0.2": [57.0, 57.2, 57.1]}, FAILS),
-        ({"0": [60.0, 60.2, 60.1], "0.2": [59.0, 59.3, 59.1]}, UNDECIDED),
-        ({"0": [60.0, 60.2, 60.1], "0.2": [60.15]}, UNDECIDED),
-        ({"0": [60.0], "0.2": [60.1]}, UNDECIDED),
-        ({"0": [60.0]}, MISSING),
-    ],
-)
-def test_no_difference_is_a_claim_that_can_fail(tops, expected):
-    (claim,) = [claim for claim in CLAIMS if claim.axis == "dropout"]
-    assert ablations_text.judge(claim, *results_of(tops))["verdict"] == expected
-
-
-def test_claims_about_two_variants_and_about_one_of_several():
-    claim = next(claim for claim in CLAIMS if claim.axis == "optimizer")
-    judged = ablations_text.judge(
-        claim, *results_of({"base": [60.0, 60.2], "paper": [50.0], "original": [58.0]}, "optimizer")
-    )
-    assert judged["verdict"] == HOLDS
-    assert judged["evidence"].startswith("original against paper: +8.00 points, 95 % +")
-    claim = next(claim for claim in CLAIMS if claim.axis == "augmentation" and not claim.every)
-    base = {"base": [60.0, 60.1, 60.2]}
-    assert ablations_text.judge(claim, *results_of(base | {"mixup": [58.0]}, claim.axis))["verdict"] == UNDECIDED
-    below = {name: [58.0] for name in claim.variants}
-    assert ablations_text.judge(claim, *results_of(base | below, claim.axis))["verdict"] == FAILS
-    assert ablations_text.judge(claim, *results_of(base | below | {"mixup": [63.0]}, claim.axis))["verdict"] == HOLDS
-
-
-def test_answer_tells_what_is_better_what_is_missing_and_what_to_run():
-    table, spread = results_of(
-        {"5e-4": [60.0, 60.2, 60.1], "0": [58.0], "1e-4": [60.15], "1e-3": [61.0]}, "weight-decay"
-    )
-    text = ablations_text.answer("weight-decay", table, spread)
-    assert "The base, 5e-4, has 60.10 % (3 seeds)." in text
-    assert "Better than the base: 1e-3 (+0.90, 1 seed)." in text
-    assert "Worse than the base: 0 (-2.10, 1 seed)." in text
-    assert "Not decided: 1e-4 (+0.05, 1 seed)." in text
-    assert "`mnv3 sweep --ablation weight-decay --seed 1 2`" in text
-    assert "Not run yet: 1e-5." in text
-    assert "L2 regularization makes no difference (claimed by the earlier report): **does not hold**." in text
-    assert "0.10 points between seeds" in text
-
-
-def test_versions_are_compared_at_no_more_macs(tmp_path):
-    for made, top1, macs in (
-        (recipe.make(model="v1", width=0.25), 60.0, 20e6),
-        (recipe.make(model="v2", width=0.35), 62.0, 18e6),
-        (recipe.make(model="v2", width=0.35, seed=1), 64.0, 18e6),
-        (recipe.make(model="v2", width=0.5), 70.0, 30e6),  # more MACs than V1's
-        (recipe.make(model="v3_large", width=0.25), 66.0, 17e6),
-        (recipe.make(model="v3_small", width=0.25), 62.0, 9e6),  # leaner, but less accurate than Large
-    ):
-        store.save(tmp_path, record_of(made, top1) | {"macs": macs}, [{"epoch": 1}], None, None)
-    judged = ablations_text.judge_versions(results.recorded(tmp_path), (0.3, 10))
-    assert judged["evidence"].startswith("V2 0.35 (18.0 M MACs) against V1 0.25 (20.0 M): +3.00 points")
-    assert "(2 and 1 runs)" in judged["evidence"].split(";")[0]
-    assert "V3 Large 0.25 (17.0 M MACs) against V2 0.35 (18.0 M): +3.00 points" in judged["evidence"]
-    assert "against V2 0.5 (30.0 M): -4.00 points" in judged["evidence"]
-    *alike, last = judged["evidence"].split(";")
-    assert last.endswith("with a weight decay of 0.0005 against 0.0002") and "decay" not in "".join(alike)
-    assert judged["verdict"] == FAILS
-    assert ablations_text.judge_versions(results.recorded(tmp_path), (5.0, 10))["verdict"] == UNDECIDED  # one seed each
-
-
-def test_overview_has_every_variant_but_the_bases():
-    table, _ = results_of({"5e-4": [60.0, 60.2], "0": [30.0], "1e-3": [61.0]}, "weight-decay")
-    (axes,) = figures.overview(table).axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "1e-3"]
-    assert [text.get_text() for text in axes.texts] == ["weight-decay"]
-    assert axes.get_xlim()[0] < -30
-    bottom, top = axes.get_ylim()
-    assert bottom >= 1.5 and top <= -0.5  # no point on the frame
-    (axes,) = figures.accuracy_for_compute(table, "title").axes
-    assert [text.get_text() for text in axes.texts] == ["5e-4", "0", "1e-3"]
 
 
 def test_compute_counts_every_epoch_at_its_own_size():

@@ -1,4 +1,4 @@
-"""The table of results, as README and report show it."""
+"""The table of results, and the goals."""
 
 import dataclasses
 
@@ -48,21 +48,11 @@ def test_table_has_the_runs_on_the_test_set(models):
     assert ((table["low"] < table["top1"]) & (table["top1"] < table["high"])).all()
 
 
-def test_markdown_says_what_the_records_say(models):
-    lines = results.markdown(results.recorded(models)).splitlines()
-    assert len(lines) == 2 + 3
-    row = next(line for line in lines if "`mobilenet_v3_small_0.25`" in line)
-    assert "| 0.347 | 9.56 | 3 |" not in row  # epochs are the recipe's
-    assert "| 0.347 | 9.56 | 20 | 62.13 |" in row and "+2.00" in row
-    assert "–" in next(line for line in lines if "mobilenet_v1" in line)
-
-
 def test_time_to_original(models):
     table = results.time_to_original(models).set_index("run")
     assert (table["epoch"]["mobilenet_v3_small_0.25"], table["minutes"]["mobilenet_v3_small_0.25"]) == (2, 2.0)
     assert pd.isna(table["epoch"]["mobilenet_v3_small_0.25_seed1"])
-    page = table.style.format(precision=1, na_rep="never").to_html()
-    assert ">2<" in page and ">2.0<" in page and ">never<" in page  # an epoch is a whole number
+    assert table["epoch"].dtype == "Int64"
 
 
 def test_goals_are_judged_by_the_mean_of_the_seeds(models):
@@ -70,12 +60,8 @@ def test_goals_are_judged_by_the_mean_of_the_seeds(models):
     small = goals.set_index(["model", "width"]).loc[("v3_small", 0.25)]
     original = published.load(results.ORIGINAL).query("network == 'v3_small' and width == 0.25")["top1"].item()
     assert (small["top1"], small["seeds"], small["reached"]) == (pytest.approx(original), 2, "missed")
-    words = results.goals_in_words(goals)
-    assert words.startswith("Of the 6 goals that this project set itself, 0 are reached, and none of the aims")
-    assert f"Missed: V3 Small 0.25 by {63.5 - original:.2f} points." in words and "V3 Large 1." in words
-    goals = goals.assign(top1=goals["goal"] + [1.0, 0.2, 1.0, 1.0, 1.0, 1.0], seeds=[3, 1, 3, 3, 3, 1], reached="goal")
-    words = results.goals_in_words(goals)
-    assert "2 of the networks have a single run; the narrowest margin is that of V3 Small 0.5, 0.20 points." in words
+    assert small["margin"] == pytest.approx(original - 63.5)
+    assert goals["reached"][1:].tolist() == ["not trained"] * 5 and goals["margin"][1:].isna().all()
     for top1, outcome in ((63.5, "goal"), (67.0, "aim")):
         save(models, recipe.make(model="v3_small", width=0.25, seed=2), 3 * top1 - 2 * original, [top1])
         assert results.goals(results.recorded(models))["reached"][0] == outcome
@@ -105,9 +91,9 @@ def test_csv_has_a_row_a_run_and_the_fields_that_vary(models):
 def test_peers_are_others_on_the_same_images():
     table = results.peers()
     assert results.ORIGINAL not in set(table["source"]) and set(table["resolution"]) == {32}
-    assert "80.24" in results.peers_for_print()["top-1 (%)"].tolist()
+    assert 80.24 in table["top1"].tolist() and table["top1"].is_monotonic_increasing
 
 
 def test_no_runs(tmp_path):
     assert results.recorded(tmp_path).empty
-    assert len(results.markdown(results.recorded(tmp_path)).splitlines()) == 2
+    assert set(results.goals(results.recorded(tmp_path))["reached"]) == {"not trained"}
