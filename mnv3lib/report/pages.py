@@ -120,7 +120,7 @@ def make(
             (work / "pages" / page.file).write_text(html, encoding="utf-8")
             log(f"{page.name}: done")
 
-        log(f"running {', '.join(page.name for page in due)}")
+        log(f"to run: {', '.join(page.name for page in due) or 'nothing'}")
         running.run_notebooks(
             jobs, write, side_by_side=[notebooks / f"{name}.ipynb" for name in settings["side_by_side"]]
         )

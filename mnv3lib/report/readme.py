@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader
-from markupsafe import Markup
 
 from mnv3lib import writing
 from mnv3lib.errors import InputError
@@ -18,8 +17,8 @@ TEMPLATES = Environment(loader=PackageLoader("mnv3lib.report"), autoescape=lambd
 TEMPLATES.filters |= {
     "short": short,
     "markdown": tables.markdown,
-    "html": lambda shown, kind: Markup(tables.html(shown, kind).data),
-    "code": lambda page: Markup(tables.code(str(page))),
+    "html": lambda shown, kind: tables.html(shown, kind).data,
+    "code": lambda page: tables.code(str(page)),
 }
 
 
