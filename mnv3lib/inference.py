@@ -21,19 +21,12 @@ from mnv3lib import data
 from mnv3lib.data import Split
 from mnv3lib.errors import InputError, one_line
 from mnv3lib.networks import MobileNet
-from mnv3lib.provenance import place
 
 if TYPE_CHECKING:
     import pandas
 
-COMPANIONS = {".csv", ".md", ".txt"}  # what lies beside photographs: lists of sources, licences
 BACKGROUND = (255, 255, 255)  # of cut-out images: CIFAR-100's own stand on white
 COLUMNS = ["image", "rank", "class", "probability"]  # of what `predict` returns
-
-
-def images_folder() -> Path:
-    """test_images of the checkout, else test_images here."""
-    return place("test_images")
 
 
 def load_image(path: str | os.PathLike) -> Image.Image:
@@ -109,7 +102,6 @@ def as_pixels(image: Image.Image, size: int = 32) -> torch.Tensor:
     return torch.from_numpy(np.array(square))
 
 
-@torch.inference_mode()
 def guess(network: MobileNet, pixels: torch.Tensor, top: int = 5) -> list[list[tuple[str, float]]]:
     """For each image of uint8 [n, size, size, 3] the `top` likeliest (class, probability), best first."""
     if not network.classes:
@@ -117,16 +109,10 @@ def guess(network: MobileNet, pixels: torch.Tensor, top: int = 5) -> list[list[t
     if not 1 <= top <= len(network.classes):
         raise InputError(f"top {top}: choose from 1 to {len(network.classes)}, the number of classes")
     training = network.training
-    network.eval()
-    device = next(network.parameters()).device
-    result = []
-    for portion in pixels.split(100):
-        logits = network(data.normalise(portion.to(device), network.mean, network.std))
-        best = logits.softmax(1).topk(top)
-        for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True):
-            result.append([(network.classes[index], value) for index, value in zip(indices, values, strict=True)])
+    classes, probabilities = best(network, pixels, pixels.shape[1], top, batch_size=100)
     network.train(training)
-    return result
+    named = [[network.classes[index] for index in row] for row in classes.tolist()]
+    return [list(zip(*row, strict=True)) for row in zip(named, probabilities.tolist(), strict=True)]
 
 
 def predict(
@@ -157,34 +143,6 @@ def table(names: list[str], guesses: list[list[tuple[str, float]]]) -> "pandas.D
     return pandas.DataFrame(rows, columns=COLUMNS)
 
 
-def find_images(paths: Iterable[str | os.PathLike]) -> list[Path]:
-    """The files named, and of each folder named the files in it, in order, without hidden ones and COMPANIONS.
-
-    Whether they are images is not looked at here. Raises InputError if a folder or file is missing, or if nothing is
-    left.
-    """
-    paths, found = [Path(path) for path in paths], []
-    for path in paths:
-        if path.is_dir():
-            found += sorted(
-                file
-                for file in path.iterdir()
-                if not (file.is_dir() or file.name.startswith(".") or file.suffix.lower() in COMPANIONS)
-            )
-        elif path.exists():
-            found.append(path)
-        else:
-            raise InputError(f"there is no file or folder {printable(path)}")
-    if not found:
-        raise InputError(f"there are no images in {', '.join(map(printable, paths))}")
-    return list(dict.fromkeys(found))
-
-
-def photographs(folder: str | os.PathLike, size: int = 32) -> torch.Tensor:
-    """The images in `folder`, in the order of `find_images`, as networks see them: uint8 [n, size, size, 3]."""
-    return torch.stack([as_pixels(load_image(file), size) for file in find_images([folder])])
-
-
 def printable(path: str | os.PathLike) -> str:
     """A path as text that any terminal and file takes, even where its bytes are no UTF-8 or break the line."""
     return " ".join(os.fsencode(path).decode(errors="replace").splitlines())
@@ -198,20 +156,30 @@ def resize(inputs: torch.Tensor, size: int) -> torch.Tensor:
 
 
 @torch.inference_mode()
+def best(
+    network: MobileNet, images: torch.Tensor, size: int, count: int, batch_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `count` likeliest classes and their probabilities, [n, count] each, best first, of uint8 images.
+
+    images: [n, height, width, 3], resampled to `size` pixels a side. The network is left in eval mode.
+    """
+    network.eval()
+    device = next(network.parameters()).device
+    found = []
+    for portion in images.split(batch_size):
+        inputs = data.normalise(portion.to(device), network.mean, network.std)
+        found.append(network(resize(inputs, size)).softmax(1).topk(count))
+    return torch.cat([one.indices.cpu() for one in found]), torch.cat([one.values.cpu() for one in found])
+
+
 def best_five(network: MobileNet, split: Split, size: int = 32, batch_size: int = 500) -> dict[str, np.ndarray]:
     """`labels` [n], the five best `classes` [n, 5], best first, and their `probabilities` [n, 5] for every image."""
-    network.eval()
-    classes, probabilities = [], []
-    for start in range(0, len(split), batch_size):
-        pixels = split.images[start : start + batch_size]
-        logits = network(resize(data.normalise(pixels, network.mean, network.std), size))
-        best = logits.softmax(1).topk(min(5, logits.shape[1]))
-        classes.append(best.indices.cpu())
-        probabilities.append(best.values.cpu())
+    count = min(5, network.architecture.num_classes)
+    classes, probabilities = best(network, split.images, size, count, batch_size)
     return {
         "labels": split.labels.cpu().numpy().astype(np.uint8),
-        "classes": torch.cat(classes).numpy().astype(np.uint8),
-        "probabilities": torch.cat(probabilities).numpy().astype(np.float32),
+        "classes": classes.numpy().astype(np.uint8),
+        "probabilities": probabilities.numpy().astype(np.float32),
     }
 
 

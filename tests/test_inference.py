@@ -275,8 +275,8 @@ def test_predict_says_what_is_missing(network):
 
 def test_every_test_image_opens_and_is_in_the_list_of_sources():
     folder = ROOT / "test_images"
-    files = inference.find_images([folder])
-    assert inference.photographs(folder).shape == (20, 32, 32, 3)
+    files = labelling.find_images([folder])
+    assert labelling.photographs(folder).shape == (20, 32, 32, 3)
     sources = labelling.sources(folder)
     assert {file.name for file in files} == set(sources)
     classes = {row["cifar100_class"] for row in sources.values()} - {""}

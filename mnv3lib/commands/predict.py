@@ -25,7 +25,7 @@ def add(commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from mnv3lib import inference, writing
+    from mnv3lib import writing
     from mnv3lib.study import labelling
 
     use_threads(options)
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
         note(line)
 
     rows = labelling.label(
-        options.paths or [inference.images_folder()],
+        options.paths or [labelling.images_folder()],
         options.run or (),
         models=options.models,
         top=options.top,

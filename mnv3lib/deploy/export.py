@@ -29,11 +29,9 @@ def export(
     network = store.load(run, models)
     made = store.load_record(run, models)["recipe"]
     size = made["image_sizes"][-1]
-    if made["dataset"] != "cifar100" or quantized or data.available(data_folder):
-        dataset = data.load(made["dataset"], data_folder)
-        images = dataset.test.images[:200]
-    else:
-        dataset, images = None, inference.photographs(inference.images_folder(), size)
+    here = made["dataset"] != "cifar100" or quantized or data.available(data_folder)
+    dataset = data.load(made["dataset"] if here else "digits", data_folder)  # real images in any case
+    images = dataset.test.images[:200]
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole.onnx" if quantized else path
         facts = {"gap": onnx_files.write(network, whole, _sized(images, size), run=run), "images": len(images)}

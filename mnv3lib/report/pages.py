@@ -182,16 +182,18 @@ def _settings(notebooks: Path) -> dict:
 def inputs(page: Page, all_pages: list[Page], parameters: dict[str, dict], models: Path) -> dict[str, str]:
     """SHA-256 of all that `page` is made from, by name.
 
-    That is its notebook, what is passed to it, the records of runs (else the tables) in the folders that its
-    parameters name, where `models` is that of the trained models, and the names and titles of all pages, to which it
-    has links. The library's own code does not count.
+    That is its notebook, what is passed to it, the records (else the tables) in the folders that its parameters name,
+    where `models` is that of the trained models, the axes and claims where one of these is that of the ablations, and
+    the names and titles of all pages, to which it has links. The library's own code does not count.
     """
     known, passed = defaults(page.path), parameters.get(page.name, {})
     values = known | {"models_folder": models.absolute()} | passed
     folders = [page.path.parent / values[name] for name in known if name.endswith("_folder") and values[name]]
     paths = [page.path]
     for folder in folders:
-        paths += sorted(folder.glob(f"[!.]*/{store.RECORD}")) or sorted(folder.glob("*.csv"))
+        paths += sorted(folder.glob(f"[!.]*/{store.RECORD}")) or sorted(folder.glob("*.[cj]s*"))  # .csv and .json
+    axes = page.path.with_name("ablations.yaml")
+    paths += [axes] if "ablations_folder" in known and axes.is_file() else []
     contents = {os.path.relpath(path, page.path.parent.parent): path.read_bytes() for path in paths}
     contents[SETTINGS] = json.dumps(passed, sort_keys=True).encode()
     contents["titles"] = json.dumps([(other.name, other.title) for other in all_pages]).encode()

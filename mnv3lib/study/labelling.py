@@ -4,24 +4,58 @@ import csv
 import io
 import json
 import os
-import sys
 from collections.abc import Callable, Iterable
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from tqdm import tqdm
 
 from mnv3lib import store
 from mnv3lib.errors import InputError
-from mnv3lib.inference import COLUMNS, as_pixels, find_images, guess, load_image, printable
+from mnv3lib.inference import COLUMNS, as_pixels, guess, load_image, printable
+from mnv3lib.progress import bar
+from mnv3lib.provenance import place
 
 if TYPE_CHECKING:
     import pandas
 
+COMPANIONS = {".csv", ".md", ".txt"}  # what lies beside photographs: lists of sources, licences
 Row = tuple[str, str, int, str, float]  # run, image, rank, class, probability
 SOURCES = "SOURCES.csv"  # beside the photographs: who made each, and what it shows
+
+
+def images_folder() -> Path:
+    """test_images of the checkout, else test_images here."""
+    return place("test_images")
+
+
+def find_images(paths: Iterable[str | os.PathLike]) -> list[Path]:
+    """The files named, and of each folder named the files in it, in order, without hidden ones and COMPANIONS.
+
+    Whether they are images is not looked at here. Raises InputError if a folder or file is missing, or if nothing is
+    left.
+    """
+    paths, found = [Path(path) for path in paths], []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(
+                file
+                for file in path.iterdir()
+                if not (file.is_dir() or file.name.startswith(".") or file.suffix.lower() in COMPANIONS)
+            )
+        elif path.exists():
+            found.append(path)
+        else:
+            raise InputError(f"there is no file or folder {printable(path)}")
+    if not found:
+        raise InputError(f"there are no images in {', '.join(map(printable, paths))}")
+    return list(dict.fromkeys(found))
+
+
+def photographs(folder: str | os.PathLike, size: int = 32) -> torch.Tensor:
+    """The images in `folder`, in the order of `find_images`, as networks see them: uint8 [n, size, size, 3]."""
+    return torch.stack([as_pixels(load_image(file), size) for file in find_images([folder])])
 
 
 def label(
@@ -43,9 +77,8 @@ def label(
     if not runs:
         raise InputError(f"there are no trained models in {models}: train one with mnv3 train")
     sizes = {run: store.load_record(run, models)["recipe"]["image_sizes"][-1] for run in runs}
-    quiet = not sys.stderr.isatty()
     read, pixels = [], {size: [] for size in sizes.values()}
-    for file in tqdm(files, desc="images", leave=False, disable=quiet):
+    for file in bar(files, "images"):
         try:
             image = load_image(file)
         except InputError as error:
@@ -59,7 +92,7 @@ def label(
         names = read
     names = [printable(name) for name in names]
     rows = []
-    for run in tqdm(runs, desc="models", leave=False, disable=quiet) if read else ():
+    for run in bar(runs, "models") if read else ():
         guesses = guess(store.load(run, models), torch.stack(pixels[sizes[run]]), top)
         for image, best in zip(names, guesses, strict=True):
             rows += [(run, image, rank, *one) for rank, one in enumerate(best, start=1)]

@@ -15,13 +15,14 @@ from mnv3lib.deploy import export, int8, latency, onnx_files
 from mnv3lib.errors import ExportError, InputError
 from mnv3lib.provenance import ROOT
 from mnv3lib.recipe import MODELS, Architecture
+from mnv3lib.study import labelling
 
 RUN = "mobilenet_v3_small_0.25"
 
 
 @pytest.fixture(scope="module")
 def photographs():
-    return inference.photographs(inference.images_folder())
+    return labelling.photographs(labelling.images_folder())
 
 
 def network_of(model, width=0.25, classes=7):

@@ -277,17 +277,19 @@ from records import record_of
 models, digits = Path(sys.argv[1]), data.load("digits")
 torch.set_num_threads(1)
 sizes = [("v1", 1.0), ("v3_large", 0.75), ("v2", 0.75), ("v3_small", 1.0), ("v1", 0.75), ("v3_large", 0.5), ("v2", 1.0)]
+recipes = []
 for model, width in sizes:
-    made = recipe.make(model=model, width=width, num_classes=10, dataset="digits")
-    network = mnv3lib.build(model, width=width, num_classes=10)
+    made = recipe.make(model=model, width=width, num_classes=10, lowered_strides=1, dataset="digits")
+    network = mnv3lib.build(model, width=width, num_classes=10, lowered_strides=1)
     network.classes, network.mean, network.std = digits.classes, digits.mean, digits.std
     store.save(models, record_of(made, top1=10.0, images=360), [], network, None)
+    recipes.append(made)
 
 def note(line):
     if "live," in line:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
-evaluation.evaluate([f"mobilenet_{model}_{width}_digits" for model, width in sizes], models=models, log=note)
+evaluation.evaluate([made.run for made in recipes], models=models, log=note)
 """
 
 
@@ -302,7 +304,7 @@ def test_memory_does_not_grow_with_the_number_of_models(tmp_path):
     assert done.returncode == 0, done.stderr
     peaks = [float(line) for line in done.stdout.split()]
     assert len(peaks) == 7
-    assert peaks[-1] - peaks[0] < 50
+    assert peaks[-1] - peaks[0] < 80  # 25 here; 235 with all images in one batch and memory kept
 
 
 @pytest.mark.parametrize(
