@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from mnv3lib import cost, store
 from mnv3lib.deploy import RUNTIMES, WIDTHS, peers
@@ -41,22 +42,22 @@ class Subject:
     network: nn.Module
     model: str
     width: float
+    library: str = "mnv3lib"
     run: str | None = None
     top1: float | None = None
-    library: str = "mnv3lib"
 
 
-def ours(network: MobileNet, run: str | None = None, top1: float | None = None) -> Subject:
-    """A network of this package as a subject."""
-    return Subject(network, network.architecture.model, float(network.architecture.width), run, top1)
+def ours(network: MobileNet, **trained) -> Subject:
+    """A network of this package as a subject; trained: its run and top1."""
+    return Subject(network, network.architecture.model, float(network.architecture.width), **trained)
 
 
 def theirs(models: Sequence[str] = MODELS, size: int = 32, lowered_strides: int = 3) -> list[Subject]:
     """torchvision's and timm's networks at width 1, as far as they have the `models`; see peers.build."""
-    chosen = [(library, model) for library, model in peers.NAMES if model in models]
     return [
-        Subject(settle(peers.build(library, model, lowered_strides=lowered_strides), size), model, 1.0, library=library)
-        for library, model in chosen
+        Subject(settle(peers.build(library, model, lowered_strides=lowered_strides), size), model, 1.0, library)
+        for library, model in peers.NAMES
+        if model in models
     ]
 
 
@@ -64,7 +65,9 @@ def trained(folder: Path | None = None, runs: Sequence[str] | None = None) -> li
     """The runs called `runs`, else every run in `folder` that has weights. InputError if one cannot be read."""
     if runs is None:
         runs = [run for run in store.runs(folder) if store.has(run, store.WEIGHTS, folder)]
-    return [ours(store.load(run, folder), run, store.load_record(run, folder)["result"]["top1"]) for run in runs]
+    return [
+        ours(store.load(run, folder), run=run, top1=store.load_record(run, folder)["result"]["top1"]) for run in runs
+    ]
 
 
 def grid(
@@ -78,14 +81,10 @@ def grid(
 
     Of several in `known` that are the same network, it takes the one with the shortest name, which is the usual recipe.
     """
-    known = sorted(known, key=lambda subject: (len(subject.run or ""), subject.run or ""))
-    subjects = []
-    for model in models:
-        for width in widths:
-            wanted = Architecture(model, width, lowered_strides=lowered_strides)
-            same = (subject for subject in known if _shape(subject.network.architecture) == _shape(wanted))
-            subjects.append(next(same, None) or ours(untrained(wanted, size)))
-    return subjects
+    known = sorted(known, key=lambda subject: (len(subject.run), subject.run), reverse=True)
+    shapes = {_shape(subject.network.architecture): subject for subject in known}
+    every = (Architecture(model, width, lowered_strides=lowered_strides) for model, width in product(models, widths))
+    return [shapes.get(_shape(wanted)) or ours(untrained(wanted, size)) for wanted in every]
 
 
 def subjects(
@@ -101,14 +100,13 @@ def subjects(
 
     If nothing is given: every run that has weights, and every model at every width that no run is of.
     """
-    asked = bool(models or widths)
-    every = trained(folder) if asked or not runs else []
-    listed = trained(folder, runs) if runs else [] if asked else every
-    if runs and not asked:
-        return listed
-    names = {subject.run for subject in listed}
-    wanted = grid(models or MODELS, widths or WIDTHS, every, size, lowered_strides)
-    return listed + [subject for subject in wanted if subject.run is None or subject.run not in names]
+    named = trained(folder, runs) if runs else []
+    if runs and not (models or widths):
+        return named
+    known = trained(folder)
+    listed = named if models or widths else known
+    wanted = grid(models or MODELS, widths or WIDTHS, known, size, lowered_strides)
+    return listed + [one for one in wanted if one.run is None or one.run not in {each.run for each in listed}]
 
 
 def _shape(architecture: Architecture) -> Architecture:
@@ -125,22 +123,13 @@ def untrained(architecture: Architecture, size: int = 32) -> MobileNet:
         return settle(MobileNet(architecture), size)
 
 
-@torch.no_grad()
 def settle(network: nn.Module, size: int = 32) -> nn.Module:
     """Give batch norms of a fresh network the statistics of random images, in place, and switch to eval mode.
 
     With the statistics they start with, signals fade from layer to layer (in V1 by a factor of 1e13 and more), towards
-    denormal numbers, which take a processor many times as long. So an untrained network computes with numbers of
-    ordinary size, as a trained one does.
+    denormal numbers, which take a processor many times as long.
     """
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    usual = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the plain average
-    network.train()(random_images(16, size))
-    for norm, momentum in zip(norms, usual, strict=True):
-        norm.momentum = momentum
+    update_bn([random_images(16, size)], network)
     return network.eval()
 
 
@@ -178,24 +167,19 @@ def compare(
         choose("runtime", runtime, RUNTIMES)
     keep_memory()
     threads = threads or (torch.get_num_threads(),)
-    possible = {
-        device: [runtime for runtime in runtimes if device == "cpu" or runtime in ANYWHERE] for device in devices
-    }
-    possible = {device: found for device, found in possible.items() if found}
-    if not possible:
+    usable = {"cpu": list(runtimes), "cuda": [runtime for runtime in runtimes if runtime in ANYWHERE]}
+    if not any(usable[device] for device in devices):
         raise InputError(f"no device here runs {', '.join(runtimes)}: choose another runtime or --device cpu")
     measured = [(_facts(subject, size), Runner(subject.network, size)) for subject in subjects]
     tables = []
-    for device, usable in possible.items():
-        for subject in subjects:
-            subject.network.to(device)
+    for device in filter(usable.get, devices):
         for count, batch in product(threads[:1] if device == "cuda" else threads, batches):
             images = random_images(batch, size, device)
             torch.compiler.reset()  # or the networks compiled before count against a limit
             rows, contestants = [], {}
-            for (fact, runner), runtime in product(measured, usable):
+            for (fact, runner), runtime in product(measured, usable[device]):
                 if fact["library"] == "mnv3lib" or runtime in AS_THEY_COME:
-                    contestants[str(len(rows))] = runner.contestant(runtime, images, count)
+                    contestants[len(rows)] = runner.contestant(runtime, images, count)
                     rows.append(fact | {"device": device, "batch": batch, "runtime": runtime})
             title = f"{device}, batch {batch}, threads {count}"
             times = measure(contestants, threads=count, seconds=seconds, title=title).drop(columns="name")
@@ -203,19 +187,13 @@ def compare(
             int8 = int8_instructions() if device == "cpu" else None
             table.insert(table.columns.get_loc("torch"), "int8_instructions", int8)
             tables.append(table)
-        for subject in subjects:
-            subject.network.to("cpu")
     return pd.concat(tables, ignore_index=True)
 
 
 def _facts(subject: Subject, size: int) -> dict:
     layers = cost.layers(subject.network, size)
-    return {
-        "model": subject.model,
-        "width": subject.width,
-        "library": subject.library,
-        "run": subject.run,
-        "top1": subject.top1,
+    known = {name: value for name, value in vars(subject).items() if name != "network"}
+    return known | {
         "layers": int((layers["kind"] != "batch norm").sum()),
         "parameters": int(layers["parameters"].sum()),
         "macs": int(layers["macs"].sum()),

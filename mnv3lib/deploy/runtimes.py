@@ -41,7 +41,7 @@ class Runner:
         if runtime in ANYWHERE:
             layout = torch.contiguous_format if runtime == "eager" else torch.channels_last
             network = fold(self.network) if runtime in ("folded", "compiled") else deepcopy(self.network)
-            network = network.to(memory_format=layout)
+            network = network.to(images.device, memory_format=layout)
             images = images.contiguous(memory_format=layout)
             return forward(torch.compile(network) if runtime == "compiled" else network, images)
         batch = images.contiguous().numpy()
