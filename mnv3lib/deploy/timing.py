@@ -8,10 +8,11 @@ import gc
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from functools import partial
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -20,6 +21,7 @@ from mnv3lib import progress, provenance
 from mnv3lib.errors import InputError
 
 ROUNDS = 5
+CALLS = 200  # of a contestant, at most
 NOISY = 0.15  # interquartile range over median
 
 
@@ -31,25 +33,21 @@ def now() -> float:
 
 
 def measure(
-    contestants: Mapping[str, Callable[[], object]],
+    contestants: Mapping[Hashable, Callable[[], object]],
     *,
     threads: int | None = None,
     seconds: float = 2.0,
-    calls: int = 200,
-    rounds: int = ROUNDS,
     clock: Callable[[], float] = now,
     title: str = "measuring",
 ) -> pd.DataFrame:
     """Time named callables against each other.
 
-    There are `rounds` rounds after one of warm-up. In each, every contestant has its turn, in an order that is
-    shuffled anew: it is called until its share of `seconds` has gone by or it has had its share of `calls`, and at
-    least once. So a machine that slows down or speeds up does so to all of them, and each is measured for two seconds
-    or more, or by 200 calls, unless told otherwise.
+    There are ROUNDS rounds after one of warm-up. In each, every contestant has its turn, in an order that is shuffled
+    anew: it is called until its share of `seconds` has gone by or it has had its share of CALLS, and at least once. So
+    a machine that slows down or speeds up does so to all of them.
 
     contestants: name to a callable without arguments; who makes it sees to eval and inference mode (`forward` does).
-    threads: of torch, while measuring (set back afterwards); None leaves them as they are.
-    clock: gives seconds.
+    threads: of torch, while measuring (set back afterwards); None leaves them as they are. clock: gives seconds.
 
     Returns a row a contestant: name, threads, calls, median_ms, p25_ms, p75_ms, p90_ms (milliseconds a call), and
     noisy, true where the interquartile range is wider than 15 % of the median. Raises InputError when there is nothing
@@ -57,17 +55,15 @@ def measure(
     """
     if not contestants:
         raise InputError("there is nothing to measure: name at least one contestant")
-    if not seconds > 0 or calls < 1 or rounds < 1:
-        raise InputError(
-            f"seconds {seconds!r}, calls {calls!r}, rounds {rounds!r}: give a time above 0, and at least one of each"
-        )
+    if not seconds > 0:
+        raise InputError(f"seconds {seconds!r}: give a time above 0")
     times = {name: [] for name in contestants}
     order, shuffle = list(contestants), random.Random(0).shuffle
-    with steady(threads) as count, progress.bar(title=title, total=len(order) * (rounds + 1)) as bar:
-        for number in range(rounds + 1):
+    with steady(threads) as count, progress.bar(title=title, total=len(order) * (ROUNDS + 1)) as bar:
+        for number in range(ROUNDS + 1):
             shuffle(order)
             for name in order:
-                taken = turn(contestants[name], seconds / rounds, clock, math.ceil(calls / rounds))
+                taken = turn(contestants[name], seconds / ROUNDS, clock, CALLS / ROUNDS)
                 if number > 0:
                     times[name] += taken
                 bar.update()
@@ -77,13 +73,13 @@ def measure(
 @contextmanager
 def steady(threads: int | None):
     """Within it, give torch `threads` threads and keep the garbage collector away; yields the number of threads."""
-    threads_before, collecting = torch.get_num_threads(), gc.isenabled()
+    before, collecting = torch.get_num_threads(), gc.isenabled()
+    torch.set_num_threads(threads or before)
+    gc.disable()
     try:
-        torch.set_num_threads(threads or threads_before)
-        gc.disable()
-        yield threads or threads_before
+        yield threads or before
     finally:
-        torch.set_num_threads(threads_before)
+        torch.set_num_threads(before)
         if collecting:
             gc.enable()
 
@@ -104,42 +100,25 @@ def turn(
 
 def summary(times: Sequence[float]) -> dict:
     """Calls, median, quartiles and p90 in milliseconds, and whether they scatter too much; `times` in seconds."""
-    quantile = (1000 * pd.Series(times)).quantile
-    low, median, high = quantile(0.25), quantile(0.5), quantile(0.75)
-    return {
-        "calls": len(times),
-        "median_ms": median,
-        "p25_ms": low,
-        "p75_ms": high,
-        "p90_ms": quantile(0.9),
-        "noisy": bool(high - low > NOISY * median),
-    }
+    median, low, high, rare = 1000 * np.quantile(times, (0.5, 0.25, 0.75, 0.9))
+    noisy = bool(high - low > NOISY * median)
+    return {"calls": len(times), "median_ms": median, "p25_ms": low, "p75_ms": high, "p90_ms": rare, "noisy": noisy}
 
 
-class Versus(NamedTuple):
-    """How many times as long a contestant takes as another, and whether the middle halves of their times are apart."""
+def versus(table: pd.DataFrame, first: str, second: str) -> tuple[float, bool]:
+    """How many times as long `first` takes as `second`, of `measure`'s table, by their medians.
 
-    ratio: float
-    clear: bool
-
-
-def versus(table: pd.DataFrame, first: str, second: str) -> Versus:
-    """Contestant `first` of `measure`'s table beside `second`: the ratio of their medians, first over second."""
+    And whether that is clear: whether the middle halves of their times are apart.
+    """
     rows = table.set_index("name")
     one, other = rows.loc[first], rows.loc[second]
     clear = one["p25_ms"] > other["p75_ms"] or other["p25_ms"] > one["p75_ms"]
-    return Versus(float(one["median_ms"] / other["median_ms"]), bool(clear))
+    return float(one["median_ms"] / other["median_ms"]), bool(clear)
 
 
 def forward(network: nn.Module, images: torch.Tensor) -> Callable[[], torch.Tensor]:
     """A contestant: one forward pass in eval and inference mode."""
-    network.eval()
-
-    @torch.inference_mode()
-    def call() -> torch.Tensor:
-        return network(images)
-
-    return call
+    return torch.inference_mode()(partial(network.eval(), images))
 
 
 def forward_backward(network: nn.Module, images: torch.Tensor) -> Callable[[], None]:
@@ -166,14 +145,10 @@ def random_images(batch: int, size: int = 32, device: str | torch.device = "cpu"
 
 def stamp(device: str = "cpu") -> dict:
     """What a record tells of its measurement: system, processor (or GPU), torch, commit, measured (the time, UTC)."""
-    environment = provenance.environment(device)
-    return {
-        "system": environment["system"],
-        "processor": environment["processor"] if device == "cpu" else environment["device"],
-        "torch": environment["torch"],
-        "commit": provenance.commit(),
-        "measured": provenance.now(),
-    }
+    found = provenance.environment(device)
+    processor = found["processor"] if device == "cpu" else found["device"]
+    here = {"system": found["system"], "processor": processor, "torch": found["torch"]}
+    return here | {"commit": provenance.commit(), "measured": provenance.now()}
 
 
 def milliseconds(value: float) -> str:

@@ -66,9 +66,9 @@ def test_noisy_says_that_the_interquartile_range_is_wide(spread, noisy):
 def test_contestants_take_turns():
     clock = Clock()
     contestants = {name: clock.contestant(name, forever(1.0)) for name in "abc"}
-    timing.measure(contestants, seconds=0.1, rounds=4, clock=clock)
+    timing.measure(contestants, seconds=0.1, clock=clock)
     rounds = ["".join(clock.calls[start : start + 3]) for start in range(0, len(clock.calls), 3)]
-    assert len(rounds) == 5
+    assert len(rounds) == 1 + timing.ROUNDS
     assert all(sorted(one) == ["a", "b", "c"] for one in rounds)
     assert len(set(rounds)) > 1  # not always in the same order
 
@@ -81,7 +81,7 @@ def test_a_machine_that_slows_down_slows_all_down():
             yield work * (1 + clock.time / 100)
 
     contestants = {name: clock.contestant(name, slowing(work)) for name, work in {"a": 0.1, "b": 0.2}.items()}
-    table = timing.measure(contestants, seconds=20, rounds=10, clock=clock).set_index("name")
+    table = timing.measure(contestants, seconds=20, clock=clock).set_index("name")
     assert table["median_ms"]["b"] / table["median_ms"]["a"] == pytest.approx(2, rel=0.1)
 
 
