@@ -1,21 +1,27 @@
 """What a network's latency is made of: the time of each layer, batch norm folded away, the maps of hard swish."""
 
 import copy
-from collections.abc import Callable
+import re
+from collections import defaultdict
 from contextlib import ExitStack
 from functools import partial
 
 import pandas as pd
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from mnv3lib import cost
-from mnv3lib.blocks import ComposedHardswish, ConvNormActivation, SqueezeExcitation
+from mnv3lib.blocks import ComposedHardswish, ConvNormActivation, GlobalAveragePool, SqueezeExcitation
 from mnv3lib.deploy.timing import ROUNDS, forward, now, steady, turn
 from mnv3lib.errors import InputError
 
 HARD_SWISH = (nn.Hardswish, ComposedHardswish)
-ACTIVATIONS = (nn.ReLU, nn.ReLU6, *HARD_SWISH)
+KINDS = {  # of what cost.layers does not count
+    **dict.fromkeys((nn.ReLU, nn.ReLU6, *HARD_SWISH), "activation"),
+    GlobalAveragePool: "pooling",
+    SqueezeExcitation: "squeeze-excitation",
+}
 
 
 def original_last_stage(network: nn.Module) -> nn.Module:
@@ -42,12 +48,7 @@ def original_last_stage(network: nn.Module) -> nn.Module:
 
 
 def layer_times(
-    network: nn.Module,
-    images: torch.Tensor,
-    *,
-    threads: int | None = None,
-    seconds: float = 1.0,
-    clock: Callable[[], float] = now,
+    network: nn.Module, images: torch.Tensor, *, threads: int | None = None, seconds: float = 1.0
 ) -> pd.DataFrame:
     """Where the time of a forward pass goes: a row a layer with layer, kind, macs (one image) and median_ms.
 
@@ -55,56 +56,39 @@ def layer_times(
     within it), and in the last row the rest: additions, what Python needs between the layers, and the clock itself.
     """
     table = cost.layers(network, images.shape[-1]).set_index("layer")
-    kinds, started, times = {}, {}, {}
-    for name, module in network.named_modules():
-        kind = table["kind"].get(name) or _kind(module)
-        if kind is None or any(name.startswith(f"{outer}.") for outer in kinds):
-            continue
-        kinds[name], times[name] = kind, []
+    kinds, started, times = {}, {}, defaultdict(list)
 
     def start(name):
-        return lambda *_: started.__setitem__(name, clock())
+        return lambda *_: started.__setitem__(name, now())
 
     def stop(name):
-        return lambda *_: times[name].append(clock() - started[name])
+        return lambda *_: times[name].append(now() - started[name])
 
     call = forward(network, images)
     with ExitStack() as hooks, steady(threads):
-        for name in kinds:
-            layer = network.get_submodule(name)
-            hooks.enter_context(layer.register_forward_pre_hook(start(name)))
-            hooks.enter_context(layer.register_forward_hook(stop(name)))
-        warm_up = turn(call, seconds / ROUNDS, clock)
-        whole = turn(call, seconds, clock)
-    measured = 1000 * pd.DataFrame({name: taken[len(warm_up) :] for name, taken in times.items()})
+        for name, layer in network.named_modules():
+            kind = table["kind"].get(name) or KINDS.get(type(layer))
+            if kind and not any(name.startswith(f"{outer}.") for outer in kinds):
+                kinds[name] = kind
+                hooks.enter_context(layer.register_forward_pre_hook(start(name)))
+                hooks.enter_context(layer.register_forward_hook(stop(name)))
+        warm_up = turn(call, seconds / ROUNDS, now)
+        whole = turn(call, seconds, now)
+    measured = 1000 * pd.DataFrame({name: times[name][len(warm_up) :] for name in kinds})
     measured["rest"] = 1000 * pd.Series(whole) - measured.sum(axis=1)
-
-    def macs(name: str) -> int:
-        within = (table.index == name) | table.index.str.startswith(f"{name}.")
-        return int(table.loc[within, "macs"].sum())
-
-    return pd.DataFrame(
-        {"layer": name, "kind": kind, "macs": macs(name), "median_ms": measured[name].median()}
-        for name, kind in (kinds | {"rest": "rest"}).items()
-    )
-
-
-def _kind(module: nn.Module) -> str | None:
-    if isinstance(module, SqueezeExcitation):
-        return "squeeze-excitation"
-    if isinstance(module, ACTIVATIONS):
-        return "activation"
-    return "pooling" if isinstance(module, nn.AdaptiveAvgPool2d) else None
+    found = pd.DataFrame({"layer": [*kinds, "rest"], "kind": [*kinds.values(), "rest"]})
+    within = [table["macs"].filter(regex=rf"^{re.escape(name)}(\.|$)") for name in found["layer"]]
+    return found.assign(macs=[int(macs.sum()) for macs in within], median_ms=measured.median().to_numpy())
 
 
 def hard_swish_maps(network: nn.Module, size: int = 32) -> list[tuple[int, int, int]]:
     """[channels, height, width] of what goes into each hard swish of `network`, in order, for `size` px images."""
     shapes = []
-    with ExitStack() as hooks:
-        for module in network.modules():
-            if isinstance(module, HARD_SWISH):
-                hooks.enter_context(
-                    module.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape[1:])))
-                )
+
+    def note(module, inputs):
+        if isinstance(module, HARD_SWISH):
+            shapes.append(tuple(inputs[0].shape[1:]))
+
+    with register_module_forward_pre_hook(note):
         forward(network, torch.zeros(1, 3, size, size))()
     return shapes
