@@ -39,13 +39,12 @@ def growth(table: pd.DataFrame) -> pd.DataFrame:
 
     table, here and below: latency.compare's.
     """
-    rows = []
-    for (device, batch, model), group in table.groupby([*PANEL, "model"], sort=False):
-        narrow, wide = (group.loc[group["width"].agg(which)] for which in ("idxmin", "idxmax"))
-        if narrow["width"] < wide["width"]:
-            ratios = [wide[column] / narrow[column] for column in ("macs", "median_ms")]
-            rows.append((device, batch, model, *ratios))
-    return pd.DataFrame(rows, columns=[*PANEL, "model", "macs", "time"])
+    keys = [*PANEL, "model"]
+    widths = table.groupby(keys, sort=False)["width"]
+    narrow, wide = (table.loc[ends].set_index(keys) for ends in (widths.idxmin(), widths.idxmax()))
+    wide = wide[wide["width"] > narrow["width"]]
+    found = {"macs": wide["macs"] / narrow["macs"], "time": wide["median_ms"] / narrow["median_ms"]}
+    return pd.DataFrame(found).loc[wide.index].reset_index()
 
 
 def misleading(table: pd.DataFrame) -> pd.DataFrame:
@@ -54,19 +53,13 @@ def misleading(table: pd.DataFrame) -> pd.DataFrame:
     Most is the largest product of the two ratios, among those whose middle halves do not overlap. Columns: device,
     batch, lean and heavy (the networks; None where there are none), macs (heavy over lean), time (lean over heavy).
     """
-    rows = []
-    for panel, group in table.groupby(PANEL, sort=False):
-        pairs = group.merge(group, how="cross", suffixes=("", "_heavy"))
-        pairs = pairs[(pairs["macs"] < pairs["macs_heavy"]) & (pairs["p25_ms"] > pairs["p75_ms_heavy"])]
-        macs, time = pairs["macs_heavy"] / pairs["macs"], pairs["median_ms"] / pairs["median_ms_heavy"]
-        if pairs.empty:
-            rows.append((*panel, None, None, np.nan, np.nan))
-            continue
-        worst = (macs * time).idxmax()
-        lean = pairs.loc[worst]
-        heavy = lean[["model_heavy", "width_heavy"]].set_axis(["model", "width"])
-        rows.append((*panel, title(lean), title(heavy), macs[worst], time[worst]))
-    return pd.DataFrame(rows, columns=[*PANEL, "lean", "heavy", "macs", "time"])
+    lean = table.assign(lean=[title(row) for row in table.itertuples()])
+    pairs = lean.merge(lean.rename(columns={"lean": "heavy"}), on=PANEL, suffixes=("", "_heavy"))
+    pairs = pairs[(pairs["macs"] < pairs["macs_heavy"]) & (pairs["p25_ms"] > pairs["p75_ms_heavy"])]
+    pairs["macs"], pairs["time"] = pairs["macs_heavy"] / pairs["macs"], pairs["median_ms"] / pairs["median_ms_heavy"]
+    worst = pairs.loc[(pairs["macs"] * pairs["time"]).sort_values().index].drop_duplicates(PANEL, keep="last")
+    found = table[PANEL].drop_duplicates().merge(worst[[*PANEL, "lean", "heavy", "macs", "time"]], how="left")
+    return found.astype({"lean": object, "heavy": object}).replace({"lean": {np.nan: None}, "heavy": {np.nan: None}})
 
 
 def prices(table: pd.DataFrame) -> pd.DataFrame:
