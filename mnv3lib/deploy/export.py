@@ -39,7 +39,9 @@ def export(
             test = Split(_sized(dataset.test.images, size), dataset.test.labels)
             chosen = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(0))[:CALIBRATION]
             calibration = _sized(dataset.train.images[chosen], size)
-            int8.write(whole, path, torch.cat(list(onnx_files.floats(calibration))))
+            content = int8.quantized(whole.read_bytes(), torch.cat(list(onnx_files.floats(calibration))))
+            with writing.replacing(path) as temporary:
+                temporary.write_bytes(content)
             facts |= {"top1": top1(onnx_files.session(whole), test), "top1_int8": top1(onnx_files.session(path), test)}
     return facts
 
@@ -52,14 +54,9 @@ def top1(opened, split: Split) -> float:
 def record(run: str, facts: dict, folder: Path, models: Path | None = None) -> Path:
     """Write what `export` found out about an int8 file of `run` to `folder`, with the digest of the run's weights."""
     path = Path(folder) / f"{run}.json"
-    content = {
-        "run": run,
-        "weights": _digest(run, models),
-        "top1": facts["top1"],
-        "top1_int8": facts["top1_int8"],
-        "onnxruntime": version("onnxruntime"),
-        **timing.stamp(),
-    }
+    accuracies = {name: facts[name] for name in ("top1", "top1_int8")}
+    content = {"run": run, "weights": _digest(run, models), **accuracies, "onnxruntime": version("onnxruntime")}
+    content |= timing.stamp()
     with writing.replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return path

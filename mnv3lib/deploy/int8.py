@@ -6,15 +6,14 @@ from pathlib import Path
 
 import torch
 
-from mnv3lib import writing
 from mnv3lib.deploy import onnx_files
 
 OPERATORS = ["Conv", "Gemm"]  # that become int8
 CUT = 1e-4  # the share of an activation's values that its range leaves out
 
 
-def write(source: Path, path: Path, images: torch.Tensor) -> None:
-    """Quantize the ONNX file `source` to `path`; its metadata stay.
+def quantized(source: bytes, images: torch.Tensor) -> bytes:
+    """The content of an ONNX file with its operators quantized; its metadata stay.
 
     images: what the file takes, float [n, 3, size, size]; they give the ranges of the activations. Weights have a
     scale per channel, and 7 bits, since processors without VNNI overflow in sums of 8-bit products. Whether accuracy
@@ -27,8 +26,9 @@ def write(source: Path, path: Path, images: torch.Tensor) -> None:
 
     method = quantization.CalibrationMethod.Percentile
     with tempfile.TemporaryDirectory() as folder, onnx_files.quiet():
-        prepared, augmented = Path(folder) / "prepared.onnx", Path(folder) / "augmented.onnx"
-        quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        whole, prepared, augmented = (Path(folder) / f"{step}.onnx" for step in ("whole", "prepared", "augmented"))
+        whole.write_bytes(source)
+        quant_pre_process(whole, prepared, skip_symbolic_shape=True)
         calibrator = quantization.create_calibrator(prepared, OPERATORS, str(augmented), method)
         found = {
             name: TensorData(lowest=low.numpy(), highest=high.numpy())
@@ -48,9 +48,9 @@ def write(source: Path, path: Path, images: torch.Tensor) -> None:
         )
         quantizer.quantize_model()
     model = quantizer.model.model
-    onnx.helper.set_model_props(model, {entry.key: entry.value for entry in onnx.load(source).metadata_props})
-    with writing.replacing(path) as temporary:
-        temporary.write_bytes(model.SerializeToString())
+    told = onnx.load_from_string(source).metadata_props
+    onnx.helper.set_model_props(model, {entry.key: entry.value for entry in told})
+    return model.SerializeToString()
 
 
 def ranges(path: Path, names: list[str], images: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

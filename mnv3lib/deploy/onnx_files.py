@@ -73,13 +73,8 @@ def write(network: MobileNet, path: Path, images: torch.Tensor, *, run: str = ""
     size = images.shape[1]
     module = Normalised(network).eval()
     model = as_onnx(module, size)
-    facts = {
-        "run": run,
-        "classes": json.dumps(network.classes),
-        "input": INPUT.format(size=size),
-        "mnv3lib": version("mnv3lib"),
-    }
-    onnx.helper.set_model_props(model, facts)
+    facts = {"run": run, "classes": json.dumps(network.classes), "input": INPUT.format(size=size)}
+    onnx.helper.set_model_props(model, facts | {"mnv3lib": version("mnv3lib")})
     model.doc_string = f"{network.architecture.model} {network.architecture.width:g}, trained by mnv3lib"
     with writing.replacing(path) as temporary:
         temporary.write_bytes(model.SerializeToString())
@@ -93,18 +88,14 @@ def write(network: MobileNet, path: Path, images: torch.Tensor, *, run: str = ""
     return gap
 
 
-def session(path: Path, threads: int | None = None):
-    """An onnxruntime.InferenceSession of a file that `mnv3 export` wrote, on the CPU.
-
-    threads: default one a core. Raises InputError if it is no ONNX file or not one of ours.
-    """
+def session(path: Path):
+    """An onnxruntime.InferenceSession of a file that `mnv3 export` wrote, on the CPU; InputError if it is no such."""
+    extra()
     if not Path(path).is_file():
         raise InputError(f"there is no file {path}")
     try:
-        opened = open_session(path, threads, spinning=False)
+        opened = open_session(path, spinning=False)
         classes(opened)
-    except InputError:
-        raise
     except Exception as error:  # onnxruntime's exceptions have no common base but this
         raise InputError(f"{path} is no ONNX file that mnv3 export wrote ({one_line(error, 120)})") from None
     return opened
@@ -148,8 +139,7 @@ def quiet():
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
         logging.disable(before)

@@ -16,8 +16,8 @@ NAMES = {
 }
 
 
-def build(library: str, model: str, *, num_classes: int = 100, lowered_strides: int = 3) -> nn.Module:
-    """The network at width 1.0, untrained, in eval mode.
+def build(library: str, model: str, *, lowered_strides: int = 3) -> nn.Module:
+    """The network at width 1.0 for 100 classes, untrained, in eval mode.
 
     `lowered_strides` as in networks.Architecture; where input and output then have the same shape, the block gets the
     residual connection that ours has. Raises InputError if the library has no such network or is not installed.
@@ -28,13 +28,13 @@ def build(library: str, model: str, *, num_classes: int = 100, lowered_strides: 
     if library == "torchvision":
         import torchvision
 
-        network = torchvision.models.get_model(name, num_classes=num_classes)
+        network = torchvision.models.get_model(name, num_classes=100)
     else:
         try:
             import timm
         except ImportError:
             raise InputError("timm is not installed: pip install timm, or leave it out") from None
-        network = timm.create_model(name, pretrained=False, num_classes=num_classes)
+        network = timm.create_model(name, pretrained=False, num_classes=100)
     lower_strides(network, lowered_strides)
     return network.eval()
 
@@ -47,7 +47,7 @@ def lower_strides(network: nn.Module, count: int) -> None:
     for block in network.modules():
         flag = next((name for name in ("use_res_connect", "has_skip") if hasattr(block, name)), None)
         inside = [module for module in block.modules() if isinstance(module, nn.Conv2d)]
-        if flag and any(one is convolution for one in inside for convolution in strided[:count]):
+        if flag and set(inside).intersection(strided[:count]):
             # The last convolution but those of squeeze-excitation, which have a bias, gives the block's output.
             last = [one for one in inside if one.bias is None][-1]
             setattr(block, flag, inside[0].in_channels == last.out_channels)
