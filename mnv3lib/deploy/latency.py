@@ -21,9 +21,7 @@ from mnv3lib.inference import default_device, keep_memory
 from mnv3lib.networks import MobileNet
 from mnv3lib.recipe import MODELS, Architecture
 
-# What the networks of other libraries are measured on
-AS_THEY_COME = ("default", "eager", "channels_last")
-
+AS_THEY_COME = ("default", "eager", "channels_last")  # that the networks of other libraries are measured on
 # What a recorded table must have, of a forward pass or of training
 _SETTING = ["file", "model", "width", "batch", "threads", "processor", "torch", "commit", "measured"]
 COLUMNS = {
@@ -47,9 +45,9 @@ class Subject:
     top1: float | None = None
 
 
-def ours(network: MobileNet, **trained) -> Subject:
-    """A network of this package as a subject; trained: its run and top1."""
-    return Subject(network, network.architecture.model, float(network.architecture.width), **trained)
+def ours(network: MobileNet, run: str | None = None, top1: float | None = None) -> Subject:
+    """A network of this package as a subject."""
+    return Subject(network, network.architecture.model, float(network.architecture.width), "mnv3lib", run, top1)
 
 
 def theirs(models: Sequence[str] = MODELS, size: int = 32, lowered_strides: int = 3) -> list[Subject]:
@@ -65,9 +63,7 @@ def trained(folder: Path | None = None, runs: Sequence[str] | None = None) -> li
     """The runs called `runs`, else every run in `folder` that has weights. InputError if one cannot be read."""
     if runs is None:
         runs = [run for run in store.runs(folder) if store.has(run, store.WEIGHTS, folder)]
-    return [
-        ours(store.load(run, folder), run=run, top1=store.load_record(run, folder)["result"]["top1"]) for run in runs
-    ]
+    return [ours(store.load(run, folder), run, store.load_record(run, folder)["result"]["top1"]) for run in runs]
 
 
 def grid(
@@ -163,8 +159,6 @@ def compare(
     and system, processor, int8_instructions (see runtimes), torch, commit and measured (the time, UTC). The contestants
     of one device, batch and number of threads share their rounds.
     """
-    for runtime in runtimes:
-        choose("runtime", runtime, RUNTIMES)
     keep_memory()
     threads = threads or (torch.get_num_threads(),)
     usable = {"cpu": list(runtimes), "cuda": [runtime for runtime in runtimes if runtime in ANYWHERE]}
@@ -193,18 +187,13 @@ def compare(
 def _facts(subject: Subject, size: int) -> dict:
     layers = cost.layers(subject.network, size)
     known = {name: value for name, value in vars(subject).items() if name != "network"}
-    return known | {
-        "layers": int((layers["kind"] != "batch norm").sum()),
-        "parameters": int(layers["parameters"].sum()),
-        "macs": int(layers["macs"].sum()),
-        "size": size,
-    }
+    known["layers"] = int((layers["kind"] != "batch norm").sum())
+    return known | layers[["parameters", "macs"]].sum().to_dict() | {"size": size}
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of `compare`'s table that a reader needs, as text."""
-    shown = table[["model", "width"]].copy()
-    shown["width"] = shown["width"].map("{:g}".format)
+    shown = table[["model"]].assign(width=table["width"].map("{:g}".format))
     shown["weights"] = table["run"].fillna("untrained").where(table["library"] == "mnv3lib", table["library"])
     shown["MMACs"] = (table["macs"] / 1e6).map("{:.1f}".format)
     names = ["device", "threads", "batch", "runtime", "calls"]
@@ -239,10 +228,9 @@ def relative(table: pd.DataFrame) -> pd.DataFrame:
     theirs["reference"] = theirs["library"] + ", " + theirs["runtime"]
     both = table.merge(theirs[[*keys, "reference", "median_ms"]].rename(columns={"median_ms": "unit"}), on=keys)
     unit = both.pop("unit")
-    label = both["runtime"].where(both["library"] == "mnv3lib", both["library"] + ", " + both["runtime"])
-    return both.assign(
-        label=label, ratio=both["median_ms"] / unit, low=both["p25_ms"] / unit, high=both["p75_ms"] / unit
-    )
+    both["label"] = both["runtime"].where(both["library"] == "mnv3lib", both["library"] + ", " + both["runtime"])
+    both["ratio"], both["low"], both["high"] = (both[f"{name}_ms"] / unit for name in ("median", "p25", "p75"))
+    return both
 
 
 def newest(table: pd.DataFrame) -> pd.DataFrame:
