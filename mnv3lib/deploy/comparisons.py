@@ -56,8 +56,9 @@ def misleading(table: pd.DataFrame) -> pd.DataFrame:
     lean = table.assign(lean=[title(row) for row in table.itertuples()])
     pairs = lean.merge(lean.rename(columns={"lean": "heavy"}), on=PANEL, suffixes=("", "_heavy"))
     pairs = pairs[(pairs["macs"] < pairs["macs_heavy"]) & (pairs["p25_ms"] > pairs["p75_ms_heavy"])]
-    pairs["macs"], pairs["time"] = pairs["macs_heavy"] / pairs["macs"], pairs["median_ms"] / pairs["median_ms_heavy"]
-    worst = pairs.loc[(pairs["macs"] * pairs["time"]).sort_values().index].drop_duplicates(PANEL, keep="last")
+    macs, time = pairs["macs_heavy"] / pairs["macs"], pairs["median_ms"] / pairs["median_ms_heavy"]
+    pairs = pairs.assign(macs=macs, time=time)
+    worst = pairs.loc[(macs * time).sort_values().index].drop_duplicates(PANEL, keep="last")
     found = table[PANEL].drop_duplicates().merge(worst[[*PANEL, "lean", "heavy", "macs", "time"]], how="left")
     return found.astype({"lean": object, "heavy": object}).replace({"lean": {np.nan: None}, "heavy": {np.nan: None}})
 
