@@ -1,6 +1,7 @@
 """Kernels of a training step: as exact as torch's own in its default layout, and out of the way everywhere else."""
 
 import copy
+import sys
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import mnv3lib
 from mnv3lib import build, kernels, training
 
 EPS = torch.finfo(torch.float32).eps
@@ -217,3 +219,30 @@ def test_training_takes_them(monkeypatch):
     seen.clear()
     network.eval()(images)
     assert not seen
+
+
+def test_the_way_has_a_name(way):
+    assert kernels.way().split()[0] == way
+
+
+def test_without_numba_torch_makes_the_step(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.delitem(sys.modules, "mnv3lib.compiled", raising=False)
+    monkeypatch.delattr(mnv3lib, "compiled", raising=False)
+    kernels._loops.cache_clear()
+    try:
+        assert kernels.way() == "torch"
+    finally:
+        kernels._loops.cache_clear()
+
+
+def test_a_place_that_cannot_be_written_to_keeps_nothing(monkeypatch):
+    compiled = pytest.importorskip("mnv3lib.compiled")
+
+    def njit(**options):
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda loop: loop
+
+    monkeypatch.setattr(compiled.numba, "njit", njit)
+    assert compiled.compiled(len) is len
