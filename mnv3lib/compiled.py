@@ -203,12 +203,30 @@ def moments(z, sums, first, last, pixels, channels):
 
 
 @compiled
-def normalise(z, scale, shift, activation, gated, gate, added, other, out, first, last, pixels, channels):
-    """out = activation(z * scale + shift), times gate [image, channel] if `gated`, plus `other` if `added`."""
+def settle(sums, count, weight, bias, eps, momentum, running_mean, running_var, norm, inverse, channels):
+    """From the moments of `count` values a channel: the running statistics' next values, and the norm.
+
+    norm: float32 [3, channels], scale and shift of z and its mean; inverse: one over the deviation, float64.
+    """
+    for c in range(channels):
+        mean = sums[c] / count
+        variance = sums[channels + c] / count - mean * mean
+        if variance < 0:
+            variance = 0.0
+        running_mean[c] += momentum * (mean - running_mean[c])
+        running_var[c] += momentum * (variance * count / (count - 1) - running_var[c])
+        inverse[c] = 1 / np.sqrt(variance + eps)
+        scale = weight[c] * inverse[c]
+        norm[c], norm[channels + c], norm[2 * channels + c] = scale, bias[c] - mean * scale, mean
+
+
+@compiled
+def normalise(z, norm, activation, gated, gate, added, other, out, first, last, pixels, channels):
+    """out = activation(norm(z)), times gate [image, channel] if `gated`, plus `other` if `added`."""
     for n in range(first, last):
         for start in range(n * pixels, (n + 1) * pixels, CHUNK):
             for c in range(0, channels, LANES):
-                factor, constant = load(scale, c), load(shift, c)
+                factor, constant = load(norm, c), load(norm, channels + c)
                 of_image = load(gate, n * channels + c) if gated else factor
                 for pixel in range(start, min(start + CHUNK, (n + 1) * pixels)):
                     i = pixel * channels + c
@@ -221,12 +239,12 @@ def normalise(z, scale, shift, activation, gated, gate, added, other, out, first
 
 
 @compiled
-def pool(z, scale, shift, activation, sums, first, last, pixels, channels):
-    """Add up activation(z * scale + shift) for each image and channel in `sums` [image, channel]."""
+def pool(z, norm, activation, sums, first, last, pixels, channels):
+    """Add up activation(norm(z)) for each image and channel in `sums` [image, channel]."""
     for n in range(first, last):
         for start in range(n * pixels, (n + 1) * pixels, CHUNK):
             for c in range(0, channels, LANES):
-                factor, constant, s = load(scale, c), load(shift, c), load(sums, n * channels + c)
+                factor, constant, s = load(norm, c), load(norm, channels + c), load(sums, n * channels + c)
                 for pixel in range(start, min(start + CHUNK, (n + 1) * pixels)):
                     y = multiply_add(load(z, pixel * channels + c), factor, constant)
                     s = add(s, widen(_activate(y, activation)))
@@ -234,11 +252,11 @@ def pool(z, scale, shift, activation, sums, first, last, pixels, channels):
 
 
 @compiled
-def gradient_sums(z, grad, scale, shift, mean, activation, sums, first, last, pixels, channels):
+def gradient_sums(z, grad, norm, activation, sums, first, last, pixels, channels):
     """Add g and g * (z - mean) to `sums` [2, channels], where g is `grad` before the activation."""
     for start in range(first * pixels, last * pixels, CHUNK):
         for c in range(0, channels, LANES):
-            factor, constant, middle = load(scale, c), load(shift, c), load(mean, c)
+            factor, constant, middle = load(norm, c), load(norm, channels + c), load(norm, 2 * channels + c)
             s, q = load(sums, c), load(sums, channels + c)
             for pixel in range(start, min(start + CHUNK, last * pixels)):
                 x = load(z, pixel * channels + c)
@@ -250,7 +268,7 @@ def gradient_sums(z, grad, scale, shift, mean, activation, sums, first, last, pi
 
 
 @compiled
-def gated_gradient_sums(z, grad, scale, shift, mean, activation, sums, first, last, pixels, channels):
+def gated_gradient_sums(z, grad, norm, activation, sums, first, last, pixels, channels):
     """For each image, five sums of each channel, to `sums` [image, 5, channels].
 
     With d the derivative of the activation and a its result: grad * a, grad * d, grad * d * (z - mean), d,
@@ -259,7 +277,7 @@ def gated_gradient_sums(z, grad, scale, shift, mean, activation, sums, first, la
     for n in range(first, last):
         for start in range(n * pixels, (n + 1) * pixels, CHUNK):
             for c in range(0, channels, LANES):
-                factor, constant, middle = load(scale, c), load(shift, c), load(mean, c)
+                factor, constant, middle = load(norm, c), load(norm, channels + c), load(norm, 2 * channels + c)
                 o = n * 5 * channels + c
                 s0, s1, s2 = load(sums, o), load(sums, o + channels), load(sums, o + 2 * channels)
                 s3, s4 = load(sums, o + 3 * channels), load(sums, o + 4 * channels)
@@ -278,41 +296,33 @@ def gated_gradient_sums(z, grad, scale, shift, mean, activation, sums, first, la
                 store(sums, o + 4 * channels, s4)
 
 
+@inline
+def _before_norm(x, g, factor, constant, middle, activation, gated, times, plus, a, b, rest):
+    """The gradient of x from that of activation(norm(x)), times a gate and plus its mean's if `gated`."""
+    if gated:
+        g = multiply_add(g, times, plus)
+    g = _slope(multiply_add(x, factor, constant), g, activation)
+    return multiply_add(g, a, multiply_add(subtract(x, middle), b, rest))
+
+
 @compiled
-def gradient(
-    z,
-    grad,
-    scale,
-    shift,
-    mean,
-    activation,
-    gated,
-    gate,
-    pooled,
-    a,
-    b,
-    rest,
-    out,
-    first,
-    last,
-    pixels,
-    channels,
-):
-    """out = a * g + b * (z - mean) + rest, where g is `grad`, or grad * gate + pooled, before the activation."""
+def gradient(z, grad, norm, activation, factors, gated, gate, pooled, out, first, last, pixels, channels):
+    """out = the gradient of z: a * g + b * (z - mean) + rest, with a, b and rest in `factors` [3, channels].
+
+    g is `grad`, or grad * gate + pooled with these [image, channel], before the activation.
+    """
     for n in range(first, last):
         for start in range(n * pixels, (n + 1) * pixels, CHUNK):
             for c in range(0, channels, LANES):
-                factor, constant, middle = load(scale, c), load(shift, c), load(mean, c)
-                a_, b_, rest_ = load(a, c), load(b, c), load(rest, c)
-                times = load(gate, n * channels + c) if gated else factor
-                plus = load(pooled, n * channels + c) if gated else factor
+                factor, constant, middle = load(norm, c), load(norm, channels + c), load(norm, 2 * channels + c)
+                a, b, rest = load(factors, c), load(factors, channels + c), load(factors, 2 * channels + c)
+                times = load(gate, n * channels + c) if gated else a
+                plus = load(pooled, n * channels + c) if gated else a
                 for pixel in range(start, min(start + CHUNK, (n + 1) * pixels)):
                     i = pixel * channels + c
                     x, g = load(z, i), load(grad, i)
-                    if gated:
-                        g = multiply_add(g, times, plus)
-                    g = _slope(multiply_add(x, factor, constant), g, activation)
-                    store(out, i, multiply_add(g, a_, multiply_add(subtract(x, middle), b_, rest_)))
+                    g = _before_norm(x, g, factor, constant, middle, activation, gated, times, plus, a, b, rest)
+                    store(out, i, g)
 
 
 # Depthwise convolution. An image's eight channels lie in a block [height + 2 pad, width + 2 pad, 8] with zeros around.
@@ -368,8 +378,8 @@ def _fetch_to_write(array, start, count):
 
 
 @compiled
-def depthwise(z, scale, shift, activation, kernel, size, stride, out, sums, first, last, height, width, channels):
-    """out = the depthwise convolution of activation(z * scale + shift), and the moments of out to `sums`.
+def depthwise(z, norm, activation, kernel, size, stride, out, sums, first, last, height, width, channels):
+    """out = the depthwise convolution of activation(norm(z)), and the moments of out to `sums`.
 
     kernel: [channels / 8, size, size, 8]; padding is half of `size`, rounded down.
     """
@@ -382,7 +392,7 @@ def depthwise(z, scale, shift, activation, kernel, size, stride, out, sums, firs
         _fetch(z, n * height * width * channels, height * width * channels)
         _fetch_to_write(out, n * out_height * out_width * channels, out_height * out_width * channels)
         for c in range(0, channels, LANES):
-            factor, constant = load(scale, c), load(shift, c)
+            factor, constant = load(norm, c), load(norm, channels + c)
             for y in range(height):
                 for x in range(width):
                     i = ((n * height + y) * width + x) * channels + c
@@ -402,14 +412,19 @@ def depthwise(z, scale, shift, activation, kernel, size, stride, out, sums, firs
 @compiled
 def depthwise_gradient(
     z,
-    grad,
-    scale,
-    shift,
-    mean,
+    norm,
     activation,
     kernel,
     size,
     stride,
+    behind,
+    grad,
+    norm_behind,
+    activation_behind,
+    factors,
+    gated,
+    gate,
+    pooled,
     out,
     sums,
     weight,
@@ -421,6 +436,7 @@ def depthwise_gradient(
 ):
     """out = the gradient before the activation of z, its sums (see gradient_sums) and the weights' to `weight`.
 
+    `grad` is the gradient behind norm and activation of the convolution's output `behind`, as `gradient` takes it.
     kernel: turned by 180 degrees, else as `depthwise` takes it. weight: float64 [channels / 8, size, size, 8].
     """
     pad = size // 2
@@ -433,18 +449,25 @@ def depthwise_gradient(
     for n in range(first, last):
         _fetch(z, n * height * width * channels, height * width * channels)
         _fetch(grad, n * out_height * out_width * channels, out_height * out_width * channels)
+        _fetch(behind, n * out_height * out_width * channels, out_height * out_width * channels)
         _fetch_to_write(out, n * height * width * channels, height * width * channels)
         for c in range(0, channels, LANES):
-            factor, constant, middle = load(scale, c), load(shift, c), load(mean, c)
+            factor, constant, middle = load(norm, c), load(norm, channels + c), load(norm, 2 * channels + c)
             for y in range(height):
                 for x in range(width):
                     i = ((n * height + y) * width + x) * channels + c
                     inside = _activate(multiply_add(load(z, i), factor, constant), activation)
                     store(block, (y + pad) * step + (x + pad) * LANES, inside)
+            f, k, m = load(norm_behind, c), load(norm_behind, channels + c), load(norm_behind, 2 * channels + c)
+            a, b, rest = load(factors, c), load(factors, channels + c), load(factors, 2 * channels + c)
+            times = load(gate, n * channels + c) if gated else a
+            plus = load(pooled, n * channels + c) if gated else a
             for y in range(out_height):
                 for x in range(out_width):
                     i = ((n * out_height + y) * out_width + x) * channels + c
-                    store(grads, (y * stride + pad) * step + (x * stride + pad) * LANES, load(grad, i))
+                    o, g = load(behind, i), load(grad, i)
+                    g = _before_norm(o, g, f, k, m, activation_behind, gated, times, plus, a, b, rest)
+                    store(grads, (y * stride + pad) * step + (x * stride + pad) * LANES, g)
 
             for ky in range(size):
                 for start in range(0, out_height, rows):
@@ -462,13 +485,13 @@ def depthwise_gradient(
                                 w4 = multiply_add(g, load(block, i + 4 * LANES), w4)
                             i += stride * LANES
                             j += stride * LANES
-                    k = (c * size + ky * LANES) * size
-                    store(weight, k, add(load(weight, k), widen(w0)))
-                    store(weight, k + LANES, add(load(weight, k + LANES), widen(w1)))
-                    store(weight, k + 2 * LANES, add(load(weight, k + 2 * LANES), widen(w2)))
+                    i = (c * size + ky * LANES) * size
+                    store(weight, i, add(load(weight, i), widen(w0)))
+                    store(weight, i + LANES, add(load(weight, i + LANES), widen(w1)))
+                    store(weight, i + 2 * LANES, add(load(weight, i + 2 * LANES), widen(w2)))
                     if size == 5:
-                        store(weight, k + 3 * LANES, add(load(weight, k + 3 * LANES), widen(w3)))
-                        store(weight, k + 4 * LANES, add(load(weight, k + 4 * LANES), widen(w4)))
+                        store(weight, i + 3 * LANES, add(load(weight, i + 3 * LANES), widen(w3)))
+                        store(weight, i + 4 * LANES, add(load(weight, i + 4 * LANES), widen(w4)))
 
             s, q = load(sums, c), load(sums, channels + c)
             for y in range(height):

@@ -78,10 +78,11 @@ def forward(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 class _Summed(NamedTuple):
-    """What a depthwise convolution gives, and the sums of it and of its squares, float64 [2, channels]."""
+    """What a depthwise convolution gives, and the sums of it and of its squares, float64 [2 x channels]."""
 
     z: torch.Tensor
     sums: torch.Tensor
+    later: "_Later"
 
 
 class _Pending(NamedTuple):
@@ -91,6 +92,7 @@ class _Pending(NamedTuple):
     norm: nn.BatchNorm2d
     affine: "_Affine"
     activation: int
+    later: "_Later | None"
 
 
 NONE = 0
@@ -112,15 +114,17 @@ def _run(module: nn.Module, x: torch.Tensor | _Summed | _Pending) -> torch.Tenso
             return x._replace(activation=ACTIVATIONS[type(module)])
         if isinstance(module, SqueezeExcitation):
             mlp = nn.Sequential(module.fc1, module.activation, module.fc2, module.scale_activation)
-            return _Gated.apply(x.z, x.norm.weight, x.norm.bias, x.affine, x.activation, mlp, *mlp.parameters())
+            return _Gated.apply(
+                x.z, x.norm.weight, x.norm.bias, x.affine, x.activation, x.later, mlp, *mlp.parameters()
+            )
     if isinstance(module, nn.Conv2d) and module.bias is None:
         if _loops() and _is_depthwise(module):
             return _depthwise(module, x)
         return _Convolution.apply(_finished(x), module.weight, module.stride, module.padding, module.groups)
-    sums = x.sums.numpy() if isinstance(x, _Summed) else None
+    sums, later = (x.sums.numpy(), x.later) if isinstance(x, _Summed) else (None, None)
     x = _finished(x)
     if isinstance(module, nn.BatchNorm2d) and _loops() and _is_usual(module, x):
-        return _Pending(x, module, _affine(module, x, sums), NONE)
+        return _Pending(x, module, _affine(module, x, sums), NONE, later)
     if isinstance(module, nn.Hardswish):
         return F.hardswish(x)  # in place it would first copy its input for the gradient
     return module(x)
@@ -129,7 +133,7 @@ def _run(module: nn.Module, x: torch.Tensor | _Summed | _Pending) -> torch.Tenso
 def _finished(x: torch.Tensor | _Summed | _Pending, other: torch.Tensor | None = None) -> torch.Tensor:
     """The tensor, plus `other`."""
     if isinstance(x, _Pending):
-        return _Activated.apply(x.z, x.norm.weight, x.norm.bias, x.affine, x.activation, other)
+        return _Activated.apply(x.z, x.norm.weight, x.norm.bias, x.affine, x.activation, x.later, other)
     x = x.z if isinstance(x, _Summed) else x
     return x if other is None else x + other
 
@@ -138,12 +142,16 @@ def _finished(x: torch.Tensor | _Summed | _Pending, other: torch.Tensor | None =
 
 
 class _Affine(NamedTuple):
-    """Batch norm as scale * z + shift, float32 [channels]; the mean, and one over the deviation, float64."""
+    """Batch norm as scale * z + shift: these and the mean, float32 [3, channels], and one over the deviation."""
 
-    scale: np.ndarray
-    shift: np.ndarray
-    mean: np.ndarray
+    norm: np.ndarray
     inverse: np.ndarray
+
+
+class _Later:
+    """The way from a gradient behind norm and activation to the one before, left to the depthwise convolution there."""
+
+    arrays = None
 
 
 def _is_usual(norm: nn.BatchNorm2d, z: torch.Tensor) -> bool:
@@ -152,35 +160,31 @@ def _is_usual(norm: nn.BatchNorm2d, z: torch.Tensor) -> bool:
     return several and usual and z.shape[1] % _loops().LANES == 0
 
 
-def _affine(norm: nn.BatchNorm2d, z: torch.Tensor, sums: np.ndarray | None = None) -> _Affine:
-    """Bring the norm's running statistics up to date with z; `sums` [2, channels]: its moments, if they are known."""
+def _affine(module: nn.BatchNorm2d, z: torch.Tensor, sums: np.ndarray | None = None) -> _Affine:
+    """Bring the running statistics up to date with z; `sums` [2 x channels]: its moments, if they are known."""
     batch, channels, height, width = z.shape
     if sums is None:
         flat, parts = _flat(z), np.zeros((_parts(batch), 2 * channels))
         _share(
             batch, lambda part, first, last: _loops().moments(flat, parts[part], first, last, height * width, channels)
         )
-        sums = parts.sum(0).reshape(2, channels)
+        sums = parts.sum(0)
+    norm, inverse = np.empty(3 * channels, np.float32), np.empty(channels)
+    given = (tensor.detach().numpy() for tensor in (module.weight, module.bias))
+    running = module.running_mean.numpy(), module.running_var.numpy()
     count = batch * height * width
-    with torch.no_grad(), np.errstate(all="ignore"):
-        mean = sums[0] / count
-        variance = np.maximum(sums[1] / count - mean * mean, 0)
-        norm.running_mean.lerp_(torch.from_numpy(mean).float(), norm.momentum)
-        norm.running_var.lerp_(torch.from_numpy(variance * (count / (count - 1))).float(), norm.momentum)
-        norm.num_batches_tracked += 1
-        inverse = 1 / np.sqrt(variance + norm.eps)
-        scale = norm.weight.numpy() * inverse
-        shift = norm.bias.numpy() - mean * scale
-    return _Affine(scale.astype(np.float32), shift.astype(np.float32), mean, inverse)
+    _loops().settle(sums, count, *given, module.eps, module.momentum, *running, norm, inverse, channels)
+    module.num_batches_tracked += 1
+    return _Affine(norm, inverse)
 
 
 class _Activated(torch.autograd.Function):
     """activation(norm(z)) + other"""
 
     @staticmethod
-    def forward(ctx, z, weight, bias, affine, activation, other):
+    def forward(ctx, z, weight, bias, affine, activation, later, other):
         ctx.save_for_backward(z)
-        ctx.affine, ctx.activation, ctx.added = affine, activation, other is not None
+        ctx.affine, ctx.activation, ctx.later, ctx.added = affine, activation, later, other is not None
         return _normalised(z, affine, activation, None, other)
 
     @staticmethod
@@ -189,7 +193,7 @@ class _Activated(torch.autograd.Function):
         (z,) = ctx.saved_tensors
         batch, channels, height, width = z.shape
         parts = np.zeros((_parts(batch), 2 * channels))
-        arrays = _flat(z), _flat(grad), *ctx.affine[:2], ctx.affine.mean.astype(np.float32), ctx.activation
+        arrays = _flat(z), _flat(grad), ctx.affine.norm, ctx.activation
         _share(
             batch,
             lambda part, first, last: _loops().gradient_sums(
@@ -197,23 +201,24 @@ class _Activated(torch.autograd.Function):
             ),
         )
         sums = parts.sum(0).reshape(2, channels)
-        z_gradient = _norm_gradient(z, grad, ctx.affine, ctx.activation, sums)
-        return z_gradient, *_parameter_gradients(ctx.affine, sums), None, None, grad if ctx.added else None
+        z_gradient = _norm_gradient(z, grad, ctx.affine, ctx.activation, sums, later=ctx.later)
+        return z_gradient, *_parameter_gradients(ctx.affine, sums), None, None, None, grad if ctx.added else None
 
 
 class _Gated(torch.autograd.Function):
     """Squeeze-excitation of a = activation(norm(z)): a * mlp(the mean of a over the map)."""
 
     @staticmethod
-    def forward(ctx, z, weight, bias, affine, activation, mlp, *parameters):
+    def forward(ctx, z, weight, bias, affine, activation, later, mlp, *parameters):
         batch, channels, height, width = z.shape
-        arrays, sums = (_flat(z), *affine[:2], activation), np.zeros(batch * channels)
+        arrays, sums = (_flat(z), affine.norm, activation), np.zeros(batch * channels)
         _share(batch, lambda part, first, last: _loops().pool(*arrays, sums, first, last, height * width, channels))
         pooled = torch.from_numpy(sums / (height * width)).float().view(batch, channels, 1, 1).requires_grad_()
         with torch.enable_grad():
             gate = mlp(pooled)
         ctx.save_for_backward(z)
-        ctx.affine, ctx.activation, ctx.mlp, ctx.pooled, ctx.gate = affine, activation, mlp, pooled, gate
+        ctx.affine, ctx.activation, ctx.later = affine, activation, later
+        ctx.mlp, ctx.pooled, ctx.gate = mlp, pooled, gate
         return _normalised(z, affine, activation, gate, None)
 
     @staticmethod
@@ -221,7 +226,7 @@ class _Gated(torch.autograd.Function):
     def backward(ctx, grad):
         (z,) = ctx.saved_tensors
         batch, channels, height, width = z.shape
-        arrays = _flat(z), _flat(grad), *ctx.affine[:2], ctx.affine.mean.astype(np.float32), ctx.activation
+        arrays = _flat(z), _flat(grad), ctx.affine.norm, ctx.activation
         each = np.zeros((batch, 5, channels))
         _share(
             batch,
@@ -235,14 +240,14 @@ class _Gated(torch.autograd.Function):
         pooled = pooled / (height * width)
         gates, pools = (tensor.detach().view(batch, 1, channels).numpy() for tensor in (ctx.gate, pooled))
         sums = (gates * each[:, 1:3] + pools * each[:, 3:]).sum(0)
-        z_gradient = _norm_gradient(z, grad, ctx.affine, ctx.activation, sums, ctx.gate, pooled)
-        return z_gradient, *_parameter_gradients(ctx.affine, sums), None, None, None, *of_mlp
+        z_gradient = _norm_gradient(z, grad, ctx.affine, ctx.activation, sums, ctx.gate, pooled, ctx.later)
+        return z_gradient, *_parameter_gradients(ctx.affine, sums), None, None, None, None, *of_mlp
 
 
 def _normalised(z, affine, activation, gate, other):
     batch, channels, height, width = z.shape
     out = torch.empty_like(z, memory_format=torch.channels_last)
-    arrays = _flat(z), *affine[:2], activation
+    arrays = _flat(z), affine.norm, activation
     of_gate, added = _optional(gate), _optional(other)
     result = _flat(out)
     _share(
@@ -254,19 +259,23 @@ def _normalised(z, affine, activation, gate, other):
     return out
 
 
-def _norm_gradient(z, grad, affine, activation, sums, gate=None, pooled=None, out=None):
-    """The gradient of z; `sums` [2, channels]: of the gradient behind the norm, and of it times (z - mean)."""
+def _norm_gradient(z, grad, affine, activation, sums, gate=None, pooled=None, later=None, out=None):
+    """The gradient of z; `sums` [2, channels]: of the gradient behind the norm, and of it times (z - mean).
+
+    With `later` it is `grad` itself, and `later` has what is missing.
+    """
     batch, channels, height, width = z.shape
     count = batch * height * width
-    scale = affine.scale.astype(np.float64)
-    factors = scale, -scale * affine.inverse**2 * sums[1] / count, -scale * sums[0] / count
+    scale = affine.norm[:channels].astype(np.float64)
+    factors = np.concatenate((scale, -scale * affine.inverse**2 * sums[1] / count, -scale * sums[0] / count))
+    arrays = _flat(z), _flat(grad), affine.norm, activation, factors.astype(np.float32)
+    arrays = *arrays, *_optional(gate), _optional(pooled)[1]
+    if later is not None:
+        later.arrays = arrays
+        return grad
     out = torch.empty_like(z, memory_format=torch.channels_last) if out is None else out
-    arrays = _flat(z), _flat(grad), *affine[:2], affine.mean.astype(np.float32), activation, *_optional(gate)
-    more = _optional(pooled)[1], *(factor.astype(np.float32) for factor in factors), _flat(out)
-    _share(
-        batch,
-        lambda part, first, last: _loops().gradient(*arrays, *more, first, last, height * width, channels),
-    )
+    result = _flat(out)
+    _share(batch, lambda part, first, last: _loops().gradient(*arrays, result, first, last, height * width, channels))
     return out
 
 
@@ -296,29 +305,29 @@ def _depthwise(convolution: nn.Conv2d, x: torch.Tensor | _Summed | _Pending) -> 
     norm = None, None, None, NONE
     if isinstance(x, _Pending):
         x, norm = x.z, (x.norm.weight, x.norm.bias, x.affine, x.activation)
-    return _Summed(*_Depthwise.apply(_finished(x), convolution.weight, convolution.stride[0], *norm))
+    later = _Later()
+    return _Summed(*_Depthwise.apply(_finished(x), convolution.weight, convolution.stride[0], *norm, later), later)
 
 
 class _Depthwise(torch.autograd.Function):
     """The depthwise convolution of activation(norm(z)), or of z where `affine` is None; with the moments of it."""
 
     @staticmethod
-    def forward(ctx, z, kernel, stride, weight, bias, affine, activation):
+    def forward(ctx, z, kernel, stride, weight, bias, affine, activation, later):
         batch, channels, height, width = z.shape
         ctx.save_for_backward(z, kernel)
-        ctx.stride, ctx.affine, ctx.activation = stride, affine, activation
+        ctx.stride, ctx.affine, ctx.activation, ctx.later = stride, affine, activation, later
         out = torch.empty(
             (batch, channels, (height - 1) // stride + 1, (width - 1) // stride + 1),
             memory_format=torch.channels_last,
         )
         parts = np.zeros((_parts(batch), 2 * channels))
-        scale, shift, _ = _or_identity(affine, channels)
-        arrays = _flat(z), scale, shift, activation, _blocks(kernel), kernel.shape[2], stride, _flat(out)
+        arrays = _flat(z), _norm(affine, channels), activation, _blocks(kernel), kernel.shape[2], stride, _flat(out)
         _share(
             batch,
             lambda part, first, last: _loops().depthwise(*arrays, parts[part], first, last, height, width, channels),
         )
-        sums = torch.from_numpy(parts.sum(0).reshape(2, channels))
+        sums = torch.from_numpy(parts.sum(0))
         ctx.mark_non_differentiable(sums)
         return out, sums
 
@@ -331,29 +340,33 @@ class _Depthwise(torch.autograd.Function):
         out = torch.empty_like(z, memory_format=torch.channels_last)
         parts = np.zeros((_parts(batch), 2 * channels))
         kernels = np.zeros((_parts(batch), kernel.numel()))
-        arrays = _flat(z), _flat(grad), *_or_identity(ctx.affine, channels), ctx.activation
-        more = _blocks(kernel.flip(2, 3)), size, ctx.stride, _flat(out)
+        arrays = _flat(z), _norm(ctx.affine, channels), ctx.activation, _blocks(kernel.flip(2, 3)), size, ctx.stride
+        behind, ctx.later.arrays = ctx.later.arrays, None
+        if behind is None:  # the gradient is the convolution's own
+            factors = _norm(None, channels)
+            behind = _flat(grad), _flat(grad), factors, NONE, factors, False, NOTHING, NOTHING
+        result = _flat(out)
         _share(
             batch,
             lambda part, first, last: _loops().depthwise_gradient(
-                *arrays, *more, parts[part], kernels[part], first, last, height, width, channels
+                *arrays, *behind, result, parts[part], kernels[part], first, last, height, width, channels
             ),
         )
         lanes = _loops().LANES
         kernel_gradient = torch.from_numpy(kernels.sum(0)).float().view(channels // lanes, size * size, lanes)
         kernel_gradient = kernel_gradient.transpose(1, 2).reshape(kernel.shape)
         if ctx.affine is None:
-            return out, kernel_gradient, None, None, None, None, None
+            return out, kernel_gradient, None, None, None, None, None, None
         sums = parts.sum(0).reshape(2, channels)
         z_gradient = _norm_gradient(z, out, ctx.affine, NONE, sums, out=out)
-        return z_gradient, kernel_gradient, None, *_parameter_gradients(ctx.affine, sums), None, None
+        return z_gradient, kernel_gradient, None, *_parameter_gradients(ctx.affine, sums), None, None, None
 
 
-def _or_identity(affine, channels):
-    """Scale, shift and mean."""
+def _norm(affine: _Affine | None, channels: int) -> np.ndarray:
+    """Scale, shift and mean; of the identity where there is no norm."""
     if affine is None:
-        return np.ones(channels, np.float32), *np.zeros((2, channels), np.float32)
-    return *affine[:2], affine.mean.astype(np.float32)
+        return np.repeat(np.array([1, 0, 0], np.float32), channels)
+    return affine.norm
 
 
 def _blocks(kernel: torch.Tensor) -> np.ndarray:

@@ -181,12 +181,12 @@ def test_activations_at_their_kinks(kind):
     z.requires_grad_()
     expected = kind()(z)
     expected.sum().backward()
-    one, zero = np.ones(16, np.float32), np.zeros(16, np.float32)
-    out, grad = np.empty(16, np.float32), np.empty(16, np.float32)
-    arrays, activation = (z.detach().numpy(), one, zero), kernels.ACTIVATIONS[kind]
-    compiled.normalise(*arrays, activation, False, one, False, one, out, 0, 1, 1, 16)
+    identity = np.repeat(np.array([1, 0, 0], np.float32), 16)  # scale, shift and mean; and what the gradient is made of
+    out, grad, one = np.empty(16, np.float32), np.empty(16, np.float32), np.ones(16, np.float32)
+    arrays, activation, sizes = z.detach().numpy(), kernels.ACTIVATIONS[kind], (0, 1, 1, 16)
+    compiled.normalise(arrays, identity, activation, False, one, False, one, out, *sizes)
     np.testing.assert_allclose(out, expected.detach().numpy(), rtol=1e-6, atol=1e-7)
-    compiled.gradient(arrays[0], one, one, zero, zero, activation, False, one, one, one, zero, zero, grad, 0, 1, 1, 16)
+    compiled.gradient(arrays, one, identity, activation, identity, False, one, one, grad, *sizes)
     finite = z.detach().isfinite().numpy()
     np.testing.assert_allclose(grad[finite], z.grad.numpy()[finite], rtol=1e-6, atol=1e-7)
 
