@@ -6,6 +6,7 @@ from collections import defaultdict
 from contextlib import ExitStack
 from functools import partial
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -56,25 +57,23 @@ def layer_times(
     within it), and in the last row the rest: additions, what Python needs between the layers, and the clock itself.
     """
     table = cost.layers(network, images.shape[-1]).set_index("layer")
-    kinds, started, times = {}, {}, defaultdict(list)
-
-    def start(name):
-        return lambda *_: started.__setitem__(name, now())
-
-    def stop(name):
-        return lambda *_: times[name].append(now() - started[name])
-
+    kinds, ticks = {}, defaultdict(list)  # of each layer, when it began and ended in turn
     call = forward(network, images)
     with ExitStack() as hooks, steady(threads):
         for name, layer in network.named_modules():
             kind = table["kind"].get(name) or KINDS.get(type(layer))
             if kind and not any(name.startswith(f"{outer}.") for outer in kinds):
                 kinds[name] = kind
-                hooks.enter_context(layer.register_forward_pre_hook(start(name)))
-                hooks.enter_context(layer.register_forward_hook(stop(name)))
+
+                def tick(*_, name=name):
+                    ticks[name].append(now())
+
+                hooks.enter_context(layer.register_forward_pre_hook(tick))
+                hooks.enter_context(layer.register_forward_hook(tick))
         warm_up = turn(call, seconds / ROUNDS, now)
         whole = turn(call, seconds, now)
-    measured = 1000 * pd.DataFrame({name: times[name][len(warm_up) :] for name in kinds})
+    times = {name: np.subtract(ticks[name][1::2], ticks[name][::2])[len(warm_up) :] for name in kinds}
+    measured = 1000 * pd.DataFrame(times)
     measured["rest"] = 1000 * pd.Series(whole) - measured.sum(axis=1)
     found = pd.DataFrame({"layer": [*kinds, "rest"], "kind": [*kinds.values(), "rest"]})
     within = [table["macs"].filter(regex=rf"^{re.escape(name)}(\.|$)") for name in found["layer"]]
