@@ -1,21 +1,16 @@
-"""`mnv3 latency`: how fast the networks are, in use and in training."""
+"""How long a forward pass takes: named runs, or models at widths, or (without either) every trained model and every
+width of the four networks, untrained where there is no run. The table says which.
+"""
 
 import argparse
 from pathlib import Path
 
 from mnv3lib import recipe
-from mnv3lib.commands.options import add_command, add_models, model, note, positive
+from mnv3lib.commands.options import add_shared, model, note, positive
 from mnv3lib.deploy import RUNTIMES, WIDTHS
 
 
-def add(commands) -> None:
-    command = add_command(
-        commands,
-        "latency",
-        run,
-        "How long a forward pass takes: named runs, or models at widths, or (without either) every trained model and "
-        "every width of the four networks, untrained where there is no run. The table says which.",
-    )
+def add(command) -> None:
     command.add_argument("runs", nargs="*", metavar="RUN", help="trained models")
     command.add_argument("--model", type=model, nargs="+", choices=recipe.MODELS, help="(else all)")
     command.add_argument("--width", type=float, nargs="+", help=f"(else {' '.join(map(str, WIDTHS))})")
@@ -46,12 +41,11 @@ def add(commands) -> None:
         "--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: the CPU, and a GPU if there is one"
     )
     command.add_argument("--seconds", type=float, default=2.0, help="for each measurement")
-    add_models(command)
-    command.add_argument("--format", default="table", choices=["table", "csv", "json"], help="of the output")
+    add_shared(command, "models")
+    add_shared(command, "format")
     command.add_argument(
         "--out", type=Path, metavar="PATH", help="write a CSV too: to this file, or to a file in this folder"
     )
-    command.set_defaults(usage_error=command.error, default_of=command.get_default)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -113,9 +107,9 @@ def latencies(options: argparse.Namespace):
 
 def training_speeds(options: argparse.Namespace):
     others = ("peers", "size", "device", "runtime", "lowered_strides", "models")
-    changed = any(getattr(options, name) != options.default_of(name) for name in others)
+    changed = any(getattr(options, name) != options.parser.get_default(name) for name in others)
     if changed or options.runs or len(options.batch or []) > 1:
-        options.usage_error("--training takes --model, --width, one --batch, --threads, --seconds, --format and --out")
+        options.parser.error("--training takes --model, --width, one --batch, --threads, --seconds, --format and --out")
     import pandas as pd
 
     from mnv3lib.deploy import training_speed

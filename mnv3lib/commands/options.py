@@ -23,27 +23,17 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
-def add_command(commands, name: str, function, text: str) -> Parser:
-    command = commands.add_parser(
-        name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    command.set_defaults(command=function)
-    return command
-
-
-def add_common(command: Parser) -> None:
-    add_models(command)
-    add_data(command)
-    command.add_argument("--threads", type=positive, help="threads of torch (else as many as there are cores)")
-
-
-def add_models(command: Parser) -> None:
-    default = provenance.place("trained_models", "MNV3_MODELS")
-    command.add_argument("--models", type=Path, default=default, help="the folder of trained models")
-
-
-def add_data(command: Parser) -> None:
-    command.add_argument("--data", type=Path, help="the folder of CIFAR-100 (else MNV3_DATA, else ./data)")
+def add_shared(command: Parser, *names: str) -> None:
+    """The options of these names, which are the same for several commands."""
+    models = provenance.place("trained_models", "MNV3_MODELS")
+    shared = {
+        "models": dict(type=Path, default=models, help="the folder of trained models"),
+        "data": dict(type=Path, help="the folder of CIFAR-100 (else MNV3_DATA, else ./data)"),
+        "threads": dict(type=positive, help="threads of torch (else as many as there are cores)"),
+        "format": dict(default="table", choices=["table", "csv", "json"], help="of the output"),
+    }
+    for name in names:
+        command.add_argument(f"--{name}", **shared[name])
 
 
 def use_threads(options: argparse.Namespace) -> None:

@@ -1,24 +1,20 @@
-"""`mnv3 sweep`: a grid of runs, or the ablations."""
+"""Train a grid of runs, each through notebook 02, side by side on this machine or on a Dask cluster.
+
+Runs that have their record are skipped, and interrupted ones go on.
+"""
 
 import argparse
 import dataclasses
 import sys
 from pathlib import Path
 
-from mnv3lib.commands.options import add_command, add_data, add_recipe_fields, note, positive
+from mnv3lib.commands.options import add_recipe_fields, add_shared, note, positive
 from mnv3lib.deploy.processes import cores
 from mnv3lib.errors import InputError
 from mnv3lib.recipe import Recipe
 
 
-def add(commands) -> None:
-    command = add_command(
-        commands,
-        "sweep",
-        run,
-        "Train a grid of runs, each through notebook 02, side by side on this machine or on a Dask cluster. Runs that "
-        "have their record are skipped, and interrupted ones go on.",
-    )
+def add(command) -> None:
     command.add_argument("file", nargs="?", type=Path, help="a YAML file with a list of grids under `runs`")
     command.add_argument(
         "--ablation",
@@ -30,7 +26,7 @@ def add(commands) -> None:
     command.add_argument(
         "--models", type=Path, help="where the trained models go (else trained_models, or for ablations their folder)"
     )
-    add_data(command)
+    add_shared(command, "data")
     command.add_argument("--executed", type=Path, default=Path("build/sweep"), help="where the executed notebooks go")
     command.add_argument("--no-weights", action="store_true", help="keep records and histories alone")
     command.add_argument("--workers", type=positive, default=cores(), help="runs side by side on this machine")
