@@ -68,7 +68,7 @@ def print_details(one) -> None:
     for title, table in zip(titles, tables(one).values(), strict=True):
         print(f"\n{one.run}: {title}\n{table.to_string(index=False, float_format='{:.2f}'.format)}")
     confusion = one.superclass_confusion()
-    numbers = range(1, len(confusion) + 1)
-    names = [f"{number:2} {name}" for number, name in zip(numbers, confusion.index, strict=True)]
-    confusion = confusion.set_axis(names).set_axis(numbers, axis=1).to_string()
-    print(f"\n{one.run}: superclasses (rows) taken for others (columns, numbered alike), images\n{confusion}")
+    confusion.index = [f"{number:2} {name}" for number, name in enumerate(confusion.index, 1)]
+    confusion.columns = range(1, len(confusion) + 1)
+    table = confusion.to_string()
+    print(f"\n{one.run}: superclasses (rows) taken for others (columns, numbered alike), images\n{table}")

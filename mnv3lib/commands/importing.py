@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from mnv3lib import recipe
-from mnv3lib.commands.options import add_shared, model
+from mnv3lib.commands.options import add_shared, given, model
 from mnv3lib.recipe import Architecture
 
 
@@ -27,14 +27,8 @@ def add(command) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    architecture = Architecture(
-        options.model,
-        options.width,
-        num_classes=recipe.DATASETS[options.dataset],
-        lowered_strides=options.lowered_strides,
-        penultimate=options.penultimate,
-        se_last=options.se_last,
-    )
+    fields = given(options) | {"num_classes": recipe.DATASETS[options.dataset]}
+    architecture = Architecture(**{name: value for name, value in fields.items() if name != "dataset"})
     from mnv3lib import data
     from mnv3lib.study import importing
 

@@ -6,7 +6,6 @@ import inspect
 import re
 import sys
 import types
-import typing
 from pathlib import Path
 
 from mnv3lib import provenance, recipe
@@ -59,16 +58,13 @@ def add_recipe_fields(command, *, several: bool = False) -> None:
     """An option for each field of a recipe; its help is what the docstring says and the named recipes' values."""
     named = {name: recipe.make(name) for name in recipe.RECIPES}
     texts = field_texts(Architecture) | field_texts(Recipe)
-    hints = typing.get_type_hints(Recipe)
     for field in dataclasses.fields(Recipe):
         if field.name in ("recipe", "num_classes"):
             continue
         values = {name: getattr(made, field.name) for name, made in named.items()}
         same = len(set(values.values())) == 1
         default = values["modern"] if same else ", ".join(f"{name}: {value}" for name, value in values.items())
-        kind = hints[field.name]
-        if isinstance(kind, types.UnionType):
-            kind = kind.__args__[0]
+        kind = field.type.__args__[0] if isinstance(field.type, types.UnionType) else field.type
         options = {"type": kind, "metavar": kind.__name__.upper()}
         if field.name == "model":
             options = {"type": model, "metavar": "MODEL"}
@@ -106,10 +102,9 @@ def sizes(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
-def recipe_of(options: argparse.Namespace) -> Recipe:
-    """The recipe that the options describe."""
-    names = {field.name for field in dataclasses.fields(Recipe)} - {"recipe"}
-    return recipe.make(options.recipe, **{name: value for name, value in vars(options).items() if name in names})
+def given(options: argparse.Namespace) -> dict:
+    """The fields of a recipe that the options name."""
+    return {name: value for name, value in vars(options).items() if name in recipe.DEFAULTS}
 
 
 def note(line: str) -> None:

@@ -3,7 +3,7 @@
 import argparse
 
 from mnv3lib import recipe
-from mnv3lib.commands.options import add_recipe_fields, add_shared, recipe_of, use_threads
+from mnv3lib.commands.options import add_recipe_fields, add_shared, given, use_threads
 
 
 def add(command) -> None:
@@ -16,7 +16,7 @@ def add(command) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    made = recipe_of(options)
+    made = recipe.make(**given(options))
     from mnv3lib import data, training
     from mnv3lib.study import dead_channels
 
