@@ -3,6 +3,7 @@ width of the four networks, untrained where there is no run. The table says whic
 """
 
 import argparse
+from itertools import product
 from pathlib import Path
 
 from mnv3lib import recipe
@@ -41,8 +42,7 @@ def add(command) -> None:
         "--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: the CPU, and a GPU if there is one"
     )
     command.add_argument("--seconds", type=float, default=2.0, help="for each measurement")
-    add_shared(command, "models")
-    add_shared(command, "format")
+    add_shared(command, "models", "format")
     command.add_argument(
         "--out", type=Path, metavar="PATH", help="write a CSV too: to this file, or to a file in this folder"
     )
@@ -84,16 +84,10 @@ def as_text(table, how: str) -> str:
 def latencies(options: argparse.Namespace):
     from mnv3lib.deploy import latency
 
-    subjects = latency.subjects(
-        options.runs,
-        options.model,
-        options.width,
-        folder=options.models,
-        size=options.size,
-        lowered_strides=options.lowered_strides,
-    )
+    shape = {"size": options.size, "lowered_strides": options.lowered_strides}
+    subjects = latency.subjects(options.runs, options.model, options.width, folder=options.models, **shape)
     if options.peers:
-        subjects += latency.theirs(options.model or recipe.MODELS, options.size, options.lowered_strides)
+        subjects += latency.theirs(options.model or recipe.MODELS, **shape)
     return latency.compare(
         subjects,
         runtimes=list(RUNTIMES) if "all" in options.runtime else options.runtime,
@@ -116,12 +110,10 @@ def training_speeds(options: argparse.Namespace):
 
     pairs = training_speed.NETWORKS
     if options.model or options.width:
-        pairs = [(one, width) for one in options.model or ["v3_small", "v3_large"] for width in options.width or [1.0]]
+        pairs = product(options.model or ["v3_small", "v3_large"], options.width or [1.0])
+    (batch,) = options.batch or [128]
     tables = [
-        training_speed.compare(
-            one, width, batch_size=(options.batch or [128])[0], threads=count, seconds=options.seconds
-        )
-        for one, width in pairs
-        for count in options.counts or [None]
+        training_speed.compare(*pair, batch_size=batch, threads=count, seconds=options.seconds)
+        for pair, count in product(pairs, options.counts or [None])
     ]
     return pd.concat(tables, ignore_index=True)
