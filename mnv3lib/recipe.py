@@ -92,7 +92,7 @@ class Architecture:
                 choose({"nonlinearity": "non-linearity", "dataset": "data set"}.get(name, name), value, CHOICES[name])
             elif field.type is bool:
                 choose(name, value, (False, True))
-            elif value is None and field.default is None:
+            elif value is None and field.type in (int | None, float | None):
                 continue
             elif name in WHOLE:
                 whole(name, value, *WHOLE[name])

@@ -262,3 +262,8 @@ def test_image_sizes_share_the_epochs():
     made = Recipe(epochs=8, image_sizes=(20, 24, 32))
     assert [made.image_size(epoch) for epoch in range(8)] == [20, 20, 20, 24, 24, 24, 32, 32]
     assert {Recipe(epochs=5).image_size(epoch) for epoch in range(5)} == {32}
+
+
+@pytest.mark.parametrize("name", ["dropout", "penultimate", "norm_momentum"])
+def test_none_is_what_the_paper_says(name):
+    assert getattr(make("modern", **{name: None}), name) is None
