@@ -65,23 +65,17 @@ def add_recipe_fields(command, *, several: bool = False) -> None:
         same = len(set(values.values())) == 1
         default = values["modern"] if same else ", ".join(f"{name}: {value}" for name, value in values.items())
         kind = field.type.__args__[0] if isinstance(field.type, types.UnionType) else field.type
-        options = {"type": kind, "metavar": kind.__name__.upper()}
-        if field.name == "model":
-            options = {"type": model, "metavar": "MODEL"}
-        elif field.name == "image_sizes":
-            options = {"type": sizes, "metavar": "PIXELS,..."}
-        elif kind is bool:
-            options = {"type": truth, "metavar": "BOOL", "nargs": "?", "const": True}
-        if several:
-            options.pop("const", None)
-            options["nargs"] = "+"
+        read = {"model": model, "image_sizes": sizes}.get(field.name, truth if kind is bool else kind)
+        count = {"nargs": "+"} if several else {"nargs": "?", "const": True} if kind is bool else {}
         command.add_argument(
             f"--{field.name.replace('_', '-')}",
             *OTHER_NAMES.get(field.name, []),
             dest=field.name,
+            type=read,
+            metavar={model: "MODEL", sizes: "PIXELS,..."}.get(read, kind.__name__.upper()),
             default=argparse.SUPPRESS,
             help=f"{texts[field.name]} (default: {default})".replace("%", "%%"),
-            **options,
+            **count,
         )
 
 
@@ -93,9 +87,7 @@ def field_texts(documented: type) -> dict[str, str]:
 
 
 def truth(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError
-    return text.lower() == "true"
+    return bool(("false", "true").index(text.lower()))
 
 
 def sizes(text: str) -> list[int]:
