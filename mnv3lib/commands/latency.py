@@ -49,10 +49,39 @@ def add(command) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from mnv3lib import writing
-    from mnv3lib.deploy import latency
+    others = ("peers", "size", "device", "runtime", "lowered_strides", "models")
+    changed = any(getattr(options, name) != options.parser.get_default(name) for name in others)
+    if options.training and (changed or options.runs or len(options.batch or []) > 1):
+        options.parser.error("--training takes --model, --width, one --batch, --threads, --seconds, --format and --out")
+    import pandas as pd
 
-    table = training_speeds(options) if options.training else latencies(options)
+    from mnv3lib import writing
+    from mnv3lib.deploy import latency, training_speed
+
+    if options.training:
+        pairs = training_speed.NETWORKS
+        if options.model or options.width:
+            pairs = product(options.model or ["v3_small", "v3_large"], options.width or [1.0])
+        (batch,) = options.batch or [128]
+        tables = [
+            training_speed.compare(*pair, batch_size=batch, threads=count, seconds=options.seconds)
+            for pair, count in product(pairs, options.counts or [None])
+        ]
+        table = pd.concat(tables, ignore_index=True)
+    else:
+        shape = {"size": options.size, "lowered_strides": options.lowered_strides}
+        subjects = latency.subjects(options.runs, options.model, options.width, folder=options.models, **shape)
+        if options.peers:
+            subjects += latency.theirs(options.model or recipe.MODELS, **shape)
+        table = latency.compare(
+            subjects,
+            runtimes=list(RUNTIMES) if "all" in options.runtime else options.runtime,
+            batches=options.batch or [1, 64],
+            threads=options.counts,
+            devices=latency.devices(options.device),
+            size=options.size,
+            seconds=options.seconds,
+        )
     if options.out:
         path = options.out if options.out.suffix == ".csv" else options.out / latency.file_name(table)
         with writing.replacing(path) as temporary:
@@ -79,41 +108,3 @@ def as_text(table, how: str) -> str:
             "of the median): close other programs, use fewer threads than cores or measure for longer.\n"
         )
     return text
-
-
-def latencies(options: argparse.Namespace):
-    from mnv3lib.deploy import latency
-
-    shape = {"size": options.size, "lowered_strides": options.lowered_strides}
-    subjects = latency.subjects(options.runs, options.model, options.width, folder=options.models, **shape)
-    if options.peers:
-        subjects += latency.theirs(options.model or recipe.MODELS, **shape)
-    return latency.compare(
-        subjects,
-        runtimes=list(RUNTIMES) if "all" in options.runtime else options.runtime,
-        batches=options.batch or [1, 64],
-        threads=options.counts,
-        devices=latency.devices(options.device),
-        size=options.size,
-        seconds=options.seconds,
-    )
-
-
-def training_speeds(options: argparse.Namespace):
-    others = ("peers", "size", "device", "runtime", "lowered_strides", "models")
-    changed = any(getattr(options, name) != options.parser.get_default(name) for name in others)
-    if changed or options.runs or len(options.batch or []) > 1:
-        options.parser.error("--training takes --model, --width, one --batch, --threads, --seconds, --format and --out")
-    import pandas as pd
-
-    from mnv3lib.deploy import training_speed
-
-    pairs = training_speed.NETWORKS
-    if options.model or options.width:
-        pairs = product(options.model or ["v3_small", "v3_large"], options.width or [1.0])
-    (batch,) = options.batch or [128]
-    tables = [
-        training_speed.compare(*pair, batch_size=batch, threads=count, seconds=options.seconds)
-        for pair, count in product(pairs, options.counts or [None])
-    ]
-    return pd.concat(tables, ignore_index=True)
