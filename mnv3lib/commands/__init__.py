@@ -1,4 +1,4 @@
-"""The command line `mnv3`: a module a command, in which `add` declares it with its options and `run` does it.
+"""The command line `mnv3`: a module a command, with its help in the docstring. `add` declares options, `run` does it.
 
 What `run` needs it imports itself, so that help and a wrong option wait for no torch.
 """
@@ -13,7 +13,8 @@ from mnv3lib.commands import evaluate, export, importing, latency, predict, repo
 from mnv3lib.commands.options import Parser
 from mnv3lib.errors import DivergedError, ExportError, InputError, NotebookError, one_line
 
-COMMANDS = (train, sweep, evaluate, predict, export, latency, report, importing)
+COMMANDS = dict(train=train, sweep=sweep, evaluate=evaluate, predict=predict, export=export, latency=latency)
+COMMANDS |= {"report": report, "import": importing}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,6 +59,11 @@ def make_parser() -> Parser:
         prog="mnv3", description="MobileNet V1, V2 and V3 on CIFAR-100.", formatter_class=argparse.RawTextHelpFormatter
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add(commands)
+    for name, module in COMMANDS.items():
+        text = " ".join(module.__doc__.split())
+        command = commands.add_parser(
+            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        command.set_defaults(command=module.run, parser=command)
+        module.add(command)
     return parser

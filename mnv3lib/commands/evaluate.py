@@ -1,31 +1,24 @@
-"""`mnv3 evaluate`: trained models on their test set."""
+"""Measure trained models on their test set: live where CIFAR-100 is there, else from the recorded predictions."""
 
 import argparse
 import json
 
-from mnv3lib.commands.options import add_command, add_common, note, use_threads
+from mnv3lib.commands.options import add_shared, note, use_threads
 
 
-def add(commands) -> None:
-    command = add_command(
-        commands,
-        "evaluate",
-        run,
-        "Measure trained models on their test set: live where CIFAR-100 is there, else from the recorded predictions.",
-    )
-    add_common(command)
+def add(command) -> None:
+    add_shared(command, "models", "data", "threads")
     command.add_argument("runs", nargs="*", metavar="RUN", help="which (else all that are trained)")
     command.add_argument("--recorded", action="store_true", help="measure nothing, use the recorded predictions")
-    command.add_argument("--format", default="table", choices=["table", "csv", "json"], help="of the output")
+    add_shared(command, "format")
     command.add_argument(
         "--details", action="store_true", help="by class and superclass, confusion and calibration too (table, json)"
     )
-    command.set_defaults(usage_error=command.error)
 
 
 def run(options: argparse.Namespace) -> None:
     if options.details and options.format == "csv":
-        options.usage_error("--details has several tables and CSV holds one: use --format json")
+        options.parser.error("--details has several tables and CSV holds one: use --format json")
     from mnv3lib.study import evaluation
 
     use_threads(options)
@@ -75,7 +68,7 @@ def print_details(one) -> None:
     for title, table in zip(titles, tables(one).values(), strict=True):
         print(f"\n{one.run}: {title}\n{table.to_string(index=False, float_format='{:.2f}'.format)}")
     confusion = one.superclass_confusion()
-    numbers = range(1, len(confusion) + 1)
-    names = [f"{number:2} {name}" for number, name in zip(numbers, confusion.index, strict=True)]
-    confusion = confusion.set_axis(names).set_axis(numbers, axis=1).to_string()
-    print(f"\n{one.run}: superclasses (rows) taken for others (columns, numbered alike), images\n{confusion}")
+    confusion.index = [f"{number:2} {name}" for number, name in enumerate(confusion.index, 1)]
+    confusion.columns = range(1, len(confusion) + 1)
+    table = confusion.to_string()
+    print(f"\n{one.run}: superclasses (rows) taken for others (columns, numbered alike), images\n{table}")

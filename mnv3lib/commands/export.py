@@ -1,33 +1,28 @@
-"""`mnv3 export`: a trained model as ONNX."""
+"""Write a trained model as ONNX, for use without PyTorch.
+
+The file is checked against PyTorch on real images, and not written if its logits differ by more than 1e-4. int8 is
+measured on the test set.
+"""
 
 import argparse
 from pathlib import Path
 
-from mnv3lib.commands.options import add_command, add_data, add_models, note
+from mnv3lib.commands.options import add_shared, note
 from mnv3lib.deploy import FORMATS
 
 
-def add(commands) -> None:
-    command = add_command(
-        commands,
-        "export",
-        run,
-        "Write a trained model as ONNX, for use without PyTorch. The file is checked against PyTorch on real images, "
-        "and not written if its logits differ by more than 1e-4. int8 is measured on the test set.",
-    )
+def add(command) -> None:
     command.add_argument("run", metavar="RUN", help="a trained model")
     command.add_argument("--format", default="onnx", choices=FORMATS, help="of the file")
     command.add_argument("--out", type=Path, metavar="FILE", help="(else RUN.onnx or RUN_int8.onnx here)")
     command.add_argument("--record", type=Path, metavar="FOLDER", help="of an int8 file: write its accuracy there")
-    add_models(command)
-    add_data(command)
-    command.set_defaults(usage_error=command.error)
+    add_shared(command, "models", "data")
 
 
 def run(options: argparse.Namespace) -> None:
     int8 = options.format == "onnx-int8"
     if options.record and not int8:
-        options.usage_error("--record is of --format onnx-int8")
+        options.parser.error("--record is of --format onnx-int8")
     from mnv3lib.deploy import export
 
     path = options.out or Path(f"{options.run}{'_int8' if int8 else ''}.onnx")

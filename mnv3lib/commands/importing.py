@@ -1,25 +1,21 @@
-"""`mnv3 import`: the weights in an old .pth file."""
+"""Make the weights in a .pth file a run, without running what is in the file, and measure it.
+
+The keys must be torchvision's or mnv3lib's own, the classes in alphabetical order.
+"""
 
 import argparse
 from pathlib import Path
 
 from mnv3lib import recipe
-from mnv3lib.commands.options import add_command, add_data, model
+from mnv3lib.commands.options import add_shared, given, model
 from mnv3lib.recipe import Architecture
 
 
-def add(commands) -> None:
-    command = add_command(
-        commands,
-        "import",
-        run,
-        "Make the weights in a .pth file a run, without running what is in the file, and measure it. The keys must be "
-        "torchvision's or mnv3lib's own, the classes in alphabetical order.",
-    )
+def add(command) -> None:
     command.add_argument("file", type=Path, metavar="FILE", help="a state dict that torch.save wrote")
     command.add_argument("--run", required=True, metavar="NAME", help="what to call it")
     command.add_argument("--models", type=Path, default=Path("build/imported"), help="the folder that it goes to")
-    add_data(command)
+    add_shared(command, "data")
     command.add_argument("--dataset", default="cifar100", choices=recipe.DATASETS, help="that it was trained on")
     command.add_argument("--model", type=model, required=True, help=f"one of {', '.join(recipe.MODELS)}")
     command.add_argument("--width", type=float, default=1.0, help="its width multiplier")
@@ -31,14 +27,8 @@ def add(commands) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    architecture = Architecture(
-        options.model,
-        options.width,
-        num_classes=recipe.DATASETS[options.dataset],
-        lowered_strides=options.lowered_strides,
-        penultimate=options.penultimate,
-        se_last=options.se_last,
-    )
+    fields = given(options) | {"num_classes": recipe.DATASETS[options.dataset]}
+    architecture = Architecture(**{name: value for name, value in fields.items() if name != "dataset"})
     from mnv3lib import data
     from mnv3lib.study import importing
 

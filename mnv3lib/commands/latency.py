@@ -1,21 +1,17 @@
-"""`mnv3 latency`: how fast the networks are, in use and in training."""
+"""How long a forward pass takes: named runs, or models at widths, or (without either) every trained model and every
+width of the four networks, untrained where there is no run. The table says which.
+"""
 
 import argparse
+from itertools import product
 from pathlib import Path
 
 from mnv3lib import recipe
-from mnv3lib.commands.options import add_command, add_models, model, note, positive
+from mnv3lib.commands.options import add_shared, model, note, positive
 from mnv3lib.deploy import RUNTIMES, WIDTHS
 
 
-def add(commands) -> None:
-    command = add_command(
-        commands,
-        "latency",
-        run,
-        "How long a forward pass takes: named runs, or models at widths, or (without either) every trained model and "
-        "every width of the four networks, untrained where there is no run. The table says which.",
-    )
+def add(command) -> None:
     command.add_argument("runs", nargs="*", metavar="RUN", help="trained models")
     command.add_argument("--model", type=model, nargs="+", choices=recipe.MODELS, help="(else all)")
     command.add_argument("--width", type=float, nargs="+", help=f"(else {' '.join(map(str, WIDTHS))})")
@@ -46,19 +42,46 @@ def add(commands) -> None:
         "--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: the CPU, and a GPU if there is one"
     )
     command.add_argument("--seconds", type=float, default=2.0, help="for each measurement")
-    add_models(command)
-    command.add_argument("--format", default="table", choices=["table", "csv", "json"], help="of the output")
+    add_shared(command, "models", "format")
     command.add_argument(
         "--out", type=Path, metavar="PATH", help="write a CSV too: to this file, or to a file in this folder"
     )
-    command.set_defaults(usage_error=command.error, default_of=command.get_default)
 
 
 def run(options: argparse.Namespace) -> None:
-    from mnv3lib import writing
-    from mnv3lib.deploy import latency
+    others = ("peers", "size", "device", "runtime", "lowered_strides", "models")
+    changed = any(getattr(options, name) != options.parser.get_default(name) for name in others)
+    if options.training and (changed or options.runs or len(options.batch or []) > 1):
+        options.parser.error("--training takes --model, --width, one --batch, --threads, --seconds, --format and --out")
+    import pandas as pd
 
-    table = training_speeds(options) if options.training else latencies(options)
+    from mnv3lib import writing
+    from mnv3lib.deploy import latency, training_speed
+
+    if options.training:
+        pairs = training_speed.NETWORKS
+        if options.model or options.width:
+            pairs = product(options.model or ["v3_small", "v3_large"], options.width or [1.0])
+        (batch,) = options.batch or [128]
+        tables = [
+            training_speed.compare(*pair, batch_size=batch, threads=count, seconds=options.seconds)
+            for pair, count in product(pairs, options.counts or [None])
+        ]
+        table = pd.concat(tables, ignore_index=True)
+    else:
+        shape = {"size": options.size, "lowered_strides": options.lowered_strides}
+        subjects = latency.subjects(options.runs, options.model, options.width, folder=options.models, **shape)
+        if options.peers:
+            subjects += latency.theirs(options.model or recipe.MODELS, **shape)
+        table = latency.compare(
+            subjects,
+            runtimes=list(RUNTIMES) if "all" in options.runtime else options.runtime,
+            batches=options.batch or [1, 64],
+            threads=options.counts,
+            devices=latency.devices(options.device),
+            size=options.size,
+            seconds=options.seconds,
+        )
     if options.out:
         path = options.out if options.out.suffix == ".csv" else options.out / latency.file_name(table)
         with writing.replacing(path) as temporary:
@@ -85,49 +108,3 @@ def as_text(table, how: str) -> str:
             "of the median): close other programs, use fewer threads than cores or measure for longer.\n"
         )
     return text
-
-
-def latencies(options: argparse.Namespace):
-    from mnv3lib.deploy import latency
-
-    subjects = latency.subjects(
-        options.runs,
-        options.model,
-        options.width,
-        folder=options.models,
-        size=options.size,
-        lowered_strides=options.lowered_strides,
-    )
-    if options.peers:
-        subjects += latency.theirs(options.model or recipe.MODELS, options.size, options.lowered_strides)
-    return latency.compare(
-        subjects,
-        runtimes=list(RUNTIMES) if "all" in options.runtime else options.runtime,
-        batches=options.batch or [1, 64],
-        threads=options.counts,
-        devices=latency.devices(options.device),
-        size=options.size,
-        seconds=options.seconds,
-    )
-
-
-def training_speeds(options: argparse.Namespace):
-    others = ("peers", "size", "device", "runtime", "lowered_strides", "models")
-    changed = any(getattr(options, name) != options.default_of(name) for name in others)
-    if changed or options.runs or len(options.batch or []) > 1:
-        options.usage_error("--training takes --model, --width, one --batch, --threads, --seconds, --format and --out")
-    import pandas as pd
-
-    from mnv3lib.deploy import training_speed
-
-    pairs = training_speed.NETWORKS
-    if options.model or options.width:
-        pairs = [(one, width) for one in options.model or ["v3_small", "v3_large"] for width in options.width or [1.0]]
-    tables = [
-        training_speed.compare(
-            one, width, batch_size=(options.batch or [128])[0], threads=count, seconds=options.seconds
-        )
-        for one, width in pairs
-        for count in options.counts or [None]
-    ]
-    return pd.concat(tables, ignore_index=True)

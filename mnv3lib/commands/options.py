@@ -6,7 +6,6 @@ import inspect
 import re
 import sys
 import types
-import typing
 from pathlib import Path
 
 from mnv3lib import provenance, recipe
@@ -23,27 +22,17 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
-def add_command(commands, name: str, function, text: str) -> Parser:
-    command = commands.add_parser(
-        name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    command.set_defaults(command=function)
-    return command
-
-
-def add_common(command: Parser) -> None:
-    add_models(command)
-    add_data(command)
-    command.add_argument("--threads", type=positive, help="threads of torch (else as many as there are cores)")
-
-
-def add_models(command: Parser) -> None:
-    default = provenance.place("trained_models", "MNV3_MODELS")
-    command.add_argument("--models", type=Path, default=default, help="the folder of trained models")
-
-
-def add_data(command: Parser) -> None:
-    command.add_argument("--data", type=Path, help="the folder of CIFAR-100 (else MNV3_DATA, else ./data)")
+def add_shared(command: Parser, *names: str) -> None:
+    """The options of these names, which are the same for several commands."""
+    models = provenance.place("trained_models", "MNV3_MODELS")
+    shared = {
+        "models": dict(type=Path, default=models, help="the folder of trained models"),
+        "data": dict(type=Path, help="the folder of CIFAR-100 (else MNV3_DATA, else ./data)"),
+        "threads": dict(type=positive, help="threads of torch (else as many as there are cores)"),
+        "format": dict(default="table", choices=["table", "csv", "json"], help="of the output"),
+    }
+    for name in names:
+        command.add_argument(f"--{name}", **shared[name])
 
 
 def use_threads(options: argparse.Namespace) -> None:
@@ -69,33 +58,24 @@ def add_recipe_fields(command, *, several: bool = False) -> None:
     """An option for each field of a recipe; its help is what the docstring says and the named recipes' values."""
     named = {name: recipe.make(name) for name in recipe.RECIPES}
     texts = field_texts(Architecture) | field_texts(Recipe)
-    hints = typing.get_type_hints(Recipe)
     for field in dataclasses.fields(Recipe):
         if field.name in ("recipe", "num_classes"):
             continue
         values = {name: getattr(made, field.name) for name, made in named.items()}
         same = len(set(values.values())) == 1
         default = values["modern"] if same else ", ".join(f"{name}: {value}" for name, value in values.items())
-        kind = hints[field.name]
-        if isinstance(kind, types.UnionType):
-            kind = kind.__args__[0]
-        options = {"type": kind, "metavar": kind.__name__.upper()}
-        if field.name == "model":
-            options = {"type": model, "metavar": "MODEL"}
-        elif field.name == "image_sizes":
-            options = {"type": sizes, "metavar": "PIXELS,..."}
-        elif kind is bool:
-            options = {"type": truth, "metavar": "BOOL", "nargs": "?", "const": True}
-        if several:
-            options.pop("const", None)
-            options["nargs"] = "+"
+        kind = field.type.__args__[0] if isinstance(field.type, types.UnionType) else field.type
+        read = {"model": model, "image_sizes": sizes}.get(field.name, truth if kind is bool else kind)
+        count = {"nargs": "+"} if several else {"nargs": "?", "const": True} if kind is bool else {}
         command.add_argument(
             f"--{field.name.replace('_', '-')}",
             *OTHER_NAMES.get(field.name, []),
             dest=field.name,
+            type=read,
+            metavar={model: "MODEL", sizes: "PIXELS,..."}.get(read, kind.__name__.upper()),
             default=argparse.SUPPRESS,
             help=f"{texts[field.name]} (default: {default})".replace("%", "%%"),
-            **options,
+            **count,
         )
 
 
@@ -107,19 +87,16 @@ def field_texts(documented: type) -> dict[str, str]:
 
 
 def truth(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError
-    return text.lower() == "true"
+    return bool(("false", "true").index(text.lower()))
 
 
 def sizes(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
-def recipe_of(options: argparse.Namespace) -> Recipe:
-    """The recipe that the options describe."""
-    names = {field.name for field in dataclasses.fields(Recipe)} - {"recipe"}
-    return recipe.make(options.recipe, **{name: value for name, value in vars(options).items() if name in names})
+def given(options: argparse.Namespace) -> dict:
+    """The fields of a recipe that the options name."""
+    return {name: value for name, value in vars(options).items() if name in recipe.DEFAULTS}
 
 
 def note(line: str) -> None:

@@ -1,26 +1,22 @@
-"""`mnv3 predict`: images to labels."""
+"""Label images with every trained model.
+
+A file that is no image is reported, the rest goes on (exit code 1).
+"""
 
 import argparse
 from pathlib import Path
 
-from mnv3lib.commands.options import add_command, add_models, note, positive, use_threads
+from mnv3lib.commands.options import add_shared, note, positive, use_threads
 
 
-def add(commands) -> None:
-    command = add_command(
-        commands,
-        "predict",
-        run,
-        "Label images with every trained model. A file that is no image is reported, the rest goes on (exit code 1).",
-    )
+def add(command) -> None:
     command.add_argument(
         "paths", nargs="*", type=Path, metavar="PATH", help="images and folders of images (else test_images)"
     )
     command.add_argument("--run", nargs="+", action="extend", metavar="RUN", help="which models (else all)")
-    add_models(command)
-    command.add_argument("--threads", type=positive, help="threads of torch (else as many as there are cores)")
+    add_shared(command, "models", "threads")
     command.add_argument("--top", type=positive, default=5, help="guesses an image")
-    command.add_argument("--format", default="table", choices=["table", "csv", "json"], help="of the output")
+    add_shared(command, "format")
     command.add_argument("--out", type=Path, metavar="FILE", help="where to write it (else to the terminal)")
 
 

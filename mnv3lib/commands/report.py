@@ -1,22 +1,18 @@
-"""`mnv3 report`: the notebooks as pages."""
+"""Run the notebooks and export the report as HTML.
+
+README takes its results from the checkout's own report and trained models alone.
+"""
 
 import argparse
 import sys
 from pathlib import Path
 
-from mnv3lib.commands.options import add_command, add_models
+from mnv3lib.commands.options import add_shared
 from mnv3lib.provenance import ROOT
 
 
-def add(commands) -> None:
-    command = add_command(
-        commands,
-        "report",
-        run,
-        "Run the notebooks and export the report as HTML. README takes "
-        "its results from the checkout's own report and trained models alone.",
-    )
-    add_models(command)
+def add(command) -> None:
+    add_shared(command, "models")
     command.add_argument("--output", type=Path, default=ROOT / "report", help="the folder of the pages")
     command.add_argument("--figures", type=Path, default=ROOT / "figures", help="the folder of the figures")
     chosen = command.add_mutually_exclusive_group()

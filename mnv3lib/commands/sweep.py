@@ -1,24 +1,17 @@
-"""`mnv3 sweep`: a grid of runs, or the ablations."""
+"""Train a grid of runs, each through notebook 02, side by side on this machine or on a Dask cluster.
+
+Runs that have their record are skipped, and interrupted ones go on.
+"""
 
 import argparse
-import dataclasses
-import sys
 from pathlib import Path
 
-from mnv3lib.commands.options import add_command, add_data, add_recipe_fields, note, positive
+from mnv3lib.commands.options import add_recipe_fields, add_shared, given, note, positive
 from mnv3lib.deploy.processes import cores
 from mnv3lib.errors import InputError
-from mnv3lib.recipe import Recipe
 
 
-def add(commands) -> None:
-    command = add_command(
-        commands,
-        "sweep",
-        run,
-        "Train a grid of runs, each through notebook 02, side by side on this machine or on a Dask cluster. Runs that "
-        "have their record are skipped, and interrupted ones go on.",
-    )
+def add(command) -> None:
     command.add_argument("file", nargs="?", type=Path, help="a YAML file with a list of grids under `runs`")
     command.add_argument(
         "--ablation",
@@ -30,7 +23,7 @@ def add(commands) -> None:
     command.add_argument(
         "--models", type=Path, help="where the trained models go (else trained_models, or for ablations their folder)"
     )
-    add_data(command)
+    add_shared(command, "data")
     command.add_argument("--executed", type=Path, default=Path("build/sweep"), help="where the executed notebooks go")
     command.add_argument("--no-weights", action="store_true", help="keep records and histories alone")
     command.add_argument("--workers", type=positive, default=cores(), help="runs side by side on this machine")
@@ -44,8 +37,7 @@ def add(commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    names = {field.name for field in dataclasses.fields(Recipe)}
-    fields = {name: value for name, value in vars(options).items() if name in names}
+    fields = given(options)
     if bool(options.file) == bool(fields or options.ablation):
         raise InputError(
             "name either a YAML file or fields of the recipe, e.g. --model small large --width 0.25 0.5, or --ablation"
@@ -57,7 +49,15 @@ def run(options: argparse.Namespace) -> int:
 
     models = options.models or (ablations.folder() if options.ablation else store.models_folder())
     if options.ablation:
-        recipes = planned_ablations(options.ablation, fields, models, print if options.dry_run else note)
+        seeds = fields.pop("seed", ())
+        several = [name for name, values in fields.items() if len(values) > 1]
+        if several:
+            raise InputError(f"{', '.join(several)}: with --ablation only --seed takes several values")
+        planned = ablations.plan(options.ablation, seeds, **{name: one for name, (one,) in fields.items()})
+        recipes = ablations.missing(planned, ablations.recorded(models), models)
+        if len(recipes) < len(planned):
+            say = print if options.dry_run else note
+            say(f"{len(planned) - len(recipes)} of {len(planned)} runs are recorded already")
     else:
         recipes = sweep.distinct(sweep.read(options.file) if options.file else sweep.grid(**fields))
     jobs = [
@@ -83,22 +83,7 @@ def run(options: argparse.Namespace) -> int:
     with sweep.connect(options.scheduler, options.scheduler_file, options.workers) as client:
         failed = sweep.sweep(jobs, client)
     for name, reason in failed.items():
-        print(f"mnv3: error: {name}: {reason}", file=sys.stderr)
+        note(f"error: {name}: {reason}")
     if store.runs(models):
         print(f"all runs of {models} are in {results.write_csv(models)}")
     return int(bool(failed))
-
-
-def planned_ablations(names: list[str], fields: dict, models: Path, log) -> list[Recipe]:
-    """The runs of the named ablations that are not recorded yet; `log` gets a line for those that are."""
-    from mnv3lib.study import ablations  # pandas and SciPy are slow to import
-
-    several = [name for name, values in fields.items() if name != "seed" and len(values) > 1]
-    if several:
-        raise InputError(f"{', '.join(several)}: with --ablation only --seed takes several values")
-    changes = {name: values[0] for name, values in fields.items() if name != "seed"}
-    planned = ablations.plan(names, fields.get("seed", ()), **changes)
-    left = ablations.missing(planned, ablations.recorded(models), models)
-    if len(left) < len(planned):
-        log(f"{len(planned) - len(left)} of {len(planned)} runs are recorded already")
-    return left

@@ -1,14 +1,13 @@
-"""`mnv3 train`: one model."""
+"""Train one model, or go on with a run that was stopped."""
 
 import argparse
 
 from mnv3lib import recipe
-from mnv3lib.commands.options import add_command, add_common, add_recipe_fields, recipe_of, use_threads
+from mnv3lib.commands.options import add_recipe_fields, add_shared, given, use_threads
 
 
-def add(commands) -> None:
-    command = add_command(commands, "train", run, "Train one model, or go on with a run that was stopped.")
-    add_common(command)
+def add(command) -> None:
+    add_shared(command, "models", "data", "threads")
     command.add_argument("--recipe", default="modern", choices=recipe.RECIPES, help="what is not given here is as in")
     command.add_argument("--overwrite", action="store_true", help="replace a run of the same name")
     command.add_argument("--no-weights", action="store_true", help="keep record and history alone")
@@ -17,7 +16,7 @@ def add(commands) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    made = recipe_of(options)
+    made = recipe.make(**given(options))
     from mnv3lib import data, training
     from mnv3lib.study import dead_channels
 

@@ -5,6 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import nbformat
+from jinja2 import pass_context
 from latex2mathml.converter import convert as mathml
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
@@ -13,7 +14,6 @@ from traitlets.config import Config
 
 from mnv3lib.provenance import ROOT
 
-TEMPLATES = files("mnv3lib.report") / "templates"
 # All that the pages need of HTML in outputs: tables, and lists that fold.
 TAGS = "table caption thead tbody tr th td details summary div p span br b i em strong code pre ul ol li".split()
 ATTRIBUTES = ["class", "id", "border", "colspan", "rowspan", "scope", "open"]
@@ -38,13 +38,11 @@ class Exporter(HTMLExporter):
     The code of a cell tagged remove-input is left out, that of one tagged hide-input is folded.
     """
 
+    @pass_context
     def markdown2html(self, context, source):
         source = re.sub(r"\]\((\d\d_\w+)\.ipynb", r"](\1.html", source)
         renderer = _Renderer(escape=False, embed_images=True, path=str(ROOT / "notebooks"), anchor_link_text="")
         return MarkdownWithMath(renderer=renderer).render(source)
-
-    markdown2html.contextfilter = True
-    markdown2html.jinja_pass_arg = HTMLExporter.markdown2html.jinja_pass_arg
 
 
 def show_as_text(notebook: nbformat.NotebookNode) -> None:
@@ -69,17 +67,11 @@ def export(executed: Path, page, all_pages: list, made: str) -> str:
     show_as_text(notebook)
     exporter = Exporter(
         template_name="mnv3",
-        extra_template_basedirs=[str(TEMPLATES)],
+        extra_template_basedirs=[str(files("mnv3lib.report") / "templates")],
         embed_images=True,
         exclude_input_prompt=True,
         exclude_output_prompt=True,
         config=Config({"TagRemovePreprocessor": {"enabled": True, "remove_input_tags": {"remove-input"}}}),
     )
-    shared = {"css": css(), "pages": all_pages, "name": page.name, "made": made}
-    html, _ = exporter.from_notebook_node(notebook, resources={"mnv3": shared})
-    return html
-
-
-def css() -> str:
-    """The style sheet of all pages."""
-    return (TEMPLATES / "mnv3" / "style.css").read_text()
+    shared = {"pages": all_pages, "name": page.name, "made": made}
+    return exporter.from_notebook_node(notebook, resources={"mnv3": shared})[0]

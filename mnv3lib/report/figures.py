@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 import os
 from pathlib import Path
 
@@ -11,13 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib import patheffects
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
-from matplotlib.text import Annotation
 from matplotlib.ticker import LogLocator, NullFormatter
-from matplotlib.transforms import Bbox
 
 from mnv3lib import provenance
 from mnv3lib.deploy.timing import milliseconds
@@ -39,7 +32,7 @@ def use_style() -> None:
     plt.style.use("mnv3lib.report.figures")
 
 
-def show(figure: Figure, name: str, *, alt: str, caption: str, folder: str | os.PathLike = "../figures") -> None:
+def show(figure: plt.Figure, name: str, *, alt: str, caption: str, folder: str | os.PathLike = "../figures") -> None:
     """Write `folder`/`name`.png and show it in the notebook with its alternative text and its caption.
 
     alt: what the figure says, for a reader who cannot see it; caption: how to read it (Markdown). The file's metadata
@@ -58,7 +51,7 @@ def show(figure: Figure, name: str, *, alt: str, caption: str, folder: str | os.
     display(Markdown(f"*{caption}*"))
 
 
-def logarithmic(axis: Axis) -> None:
+def logarithmic(axis: mpl.axis.Axis) -> None:
     """Make an axis logarithmic, with plain numbers at 1, 2 and 5 of each decade."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -66,7 +59,7 @@ def logarithmic(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def name_points(axes: Axes, names: list[tuple[float, float, str, object]]) -> None:
+def name_points(axes: plt.Axes, names: list[tuple[float, float, str, object]]) -> None:
     """Write each (x, y, name, colour) beside its point, on the side where it hides least of what is drawn.
 
     To be called last: what is drawn later is not seen, and the limits of the axes must not change any more.
@@ -84,7 +77,7 @@ def name_points(axes: Axes, names: list[tuple[float, float, str, object]]) -> No
         taken.append(_move(text, SIDES[np.argmin(hidden)]))
 
 
-def _move(text: Annotation, side: tuple[int, int]) -> Bbox:
+def _move(text: plt.Annotation, side: tuple[int, int]) -> mpl.transforms.Bbox:
     """Put `text` on this side of its point; the pixels that it takes there."""
     right, up = side
     alignment = {"ha": ("center", "left", "right")[right], "va": ("center", "bottom", "top")[up]}
@@ -92,13 +85,13 @@ def _move(text: Annotation, side: tuple[int, int]) -> Bbox:
     return text.get_window_extent()
 
 
-def _drawn(axes: Axes) -> np.ndarray:
+def _drawn(axes: plt.Axes) -> np.ndarray:
     """Pixels along all lines of `axes`, and those of all marks: [n, 2]."""
     paths = []
     for line in axes.lines:
         paths += [line.get_xydata()] if line.get_linestyle() != "None" else list(line.get_xydata()[:, None])
     for collection in axes.collections:
-        lines = isinstance(collection, LineCollection)
+        lines = isinstance(collection, mpl.collections.LineCollection)
         paths += collection.get_segments() if lines else list(collection.get_offsets()[:, None])
     pixels = [np.empty((0, 2))]
     for path in paths:
@@ -109,7 +102,7 @@ def _drawn(axes: Axes) -> np.ndarray:
     return np.concatenate(pixels)
 
 
-def differences(table: pd.DataFrame, title: str) -> Figure:
+def differences(table: pd.DataFrame, title: str) -> plt.Figure:
     """A point and, where there is one, a 95 % interval for each variant's difference to the base.
 
     `table` is as ablations.compare makes it; points without an interval are hollow.
@@ -117,7 +110,7 @@ def differences(table: pd.DataFrame, title: str) -> Figure:
     rows = table.dropna(subset=["difference"])
     figure, axes = plt.subplots(figsize=(7.5, 0.4 * len(rows) + 1.3))
     for position, row in enumerate(rows.itertuples()):
-        known = not math.isnan(row.low)
+        known = pd.notna(row.low)
         if known:
             axes.plot([row.low, row.high], [position, position], color=COLOURS[0])
         axes.plot(row.difference, position, "o", color=COLOURS[0], markerfacecolor=None if known else "white")
@@ -125,14 +118,13 @@ def differences(table: pd.DataFrame, title: str) -> Figure:
         axes.text(1.02, position, told, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
     axes.axvline(0, color="0.3", linewidth=1)
     axes.set_yticks(range(len(rows)), rows["variant"])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.margins(x=0.1)
-    axes.set_xlabel("difference to the base (points of top-1)")
+    axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel="difference to the base (points of top-1)")
     figure.suptitle(title, fontweight="bold", x=0.01, ha="left")  # over the axes alone it could be cut off
     return figure
 
 
-def bars(tables: dict[str, pd.DataFrame], reference: str, title: str) -> Figure:
+def bars(tables: dict[str, pd.DataFrame], reference: str, title: str) -> plt.Figure:
     """Latencies relative to the contestant `reference`, with the interquartile range; a panel each of `tables`.
 
     tables: title of the panel to what timing.measure returned.

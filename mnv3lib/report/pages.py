@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
@@ -17,7 +16,7 @@ from mnv3lib import data, provenance, store, writing
 from mnv3lib.errors import InputError
 from mnv3lib.provenance import ROOT
 from mnv3lib.report import readme, running
-from mnv3lib.report.exporting import css, export
+from mnv3lib.report.exporting import export
 from mnv3lib.report.parameters import check as check_parameters
 from mnv3lib.report.parameters import defaults
 
@@ -26,34 +25,17 @@ MANIFEST = "manifest.json"
 HEADLINE = "03_accuracy_macs"  # the figure of README and index
 
 
-@dataclass(frozen=True)
 class Page:
-    """A notebook of the report: its first heading and the first sentence below."""
+    """A notebook of the report; its first heading is the title, the first paragraph below the summary."""
 
-    path: Path
-
-    @property
-    def name(self) -> str:
-        return self.path.stem
-
-    @property
-    def file(self) -> str:
-        return f"{self.name}.html"
-
-    @property
-    def title(self) -> str:
-        return self._opening()[0]
-
-    @property
-    def summary(self) -> str:
-        return self._opening()[1]
-
-    def _opening(self) -> tuple[str, str]:
-        cells = nbformat.read(self.path, as_version=4).cells
+    def __init__(self, path: Path):
+        self.path, self.name, self.file = path, path.stem, f"{path.stem}.html"
+        cells = nbformat.read(path, as_version=4).cells
         text = next((cell.source for cell in cells if cell.cell_type == "markdown"), "")
         heading, _, rest = text.partition("\n")
         paragraph = " ".join(rest.strip().split("\n\n")[0].split())
-        return heading.lstrip("# ").strip() or self.name, re.sub(r"\[([^]]*)\]\([^)]*\)|[*`$]", r"\1", paragraph)
+        self.title = heading.lstrip("# ").strip() or self.name
+        self.summary = re.sub(r"\[([^]]*)\]\([^)]*\)|[*`$]", r"\1", paragraph)
 
 
 def pages(folder: Path = ROOT / "notebooks") -> list[Page]:
@@ -98,9 +80,8 @@ def make(
         work = output.with_name(writing.NEW + output.name)
         stack.callback(writing.clear, output)
         (work / "pages").mkdir(parents=True)
-        manifest = {page.name: inputs(page, all_pages, parameters, models) for page in due}
+        manifest = {page.name: inputs(page, all_pages, parameters, models) for page in all_pages}
         for page in kept:
-            manifest[page.name] = _manifest(output)[page.name]
             shutil.copyfile(output / page.file, work / "pages" / page.file)
         common = {
             # Relative, because the pages show them and should not show where this machine keeps things.
@@ -126,7 +107,9 @@ def make(
         )
         old_figures = tuple(page.name[:3] for page in kept)
         shown = (figures if HEADLINE.startswith(old_figures) else work / "figures") / f"{HEADLINE}.png"
-        (work / "pages" / "index.html").write_text(index(all_pages, shown, models, made), encoding="utf-8")
+        headline = base64.b64encode(shown.read_bytes()).decode() if shown.is_file() else None
+        index = readme.render("index.html.j2", models, pages=all_pages, figure=headline, made=made)
+        (work / "pages" / "index.html").write_text(index, encoding="utf-8")
         (work / "pages" / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
         new = {figure.name: figure for figure in sorted((work / "figures").glob("*.png"))}
         with ExitStack() as copies:  # a full disk shows before anything is replaced
@@ -159,19 +142,6 @@ def _data_parameters(log) -> dict:
         return {"dataset": "digits"}
     os.environ["MNV3_DATA"] = str(folder.resolve())  # the notebooks run in another folder
     return {}
-
-
-def index(all_pages: list[Page], figure: Path, models: Path, made: str) -> str:
-    """The page that opens the report, with `figure` on it if there is one."""
-    return readme.render(
-        "index.html.j2",
-        models,
-        css=css(),
-        pages=all_pages,
-        figure=base64.b64encode(figure.read_bytes()).decode() if figure.is_file() else None,
-        figure_alt="Top-1 accuracy against multiply-accumulates of every trained model.",
-        made=made,
-    )
 
 
 def _settings(notebooks: Path) -> dict:

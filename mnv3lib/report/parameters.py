@@ -7,20 +7,18 @@ import papermill
 
 from mnv3lib import recipe, store
 from mnv3lib.errors import InputError, choose, whole, within
-from mnv3lib.recipe import MAX_WIDTH, MODELS, STRIDES
+from mnv3lib.recipe import MAX_WIDTH, MODELS
 from mnv3lib.study import ablations
 
 # What may be passed for each parameter that is no field of a recipe, no folder and no bool; of a list, for each value.
 CHOICES = {"models": MODELS, "closer_model": MODELS, "device": ("auto", "cpu", "cuda")}
-WHOLE = {  # from, to
+WHOLE = recipe.WHOLE | {  # from, to
     "batches": (1, 100_000),
     "closer_batches": (1, 100_000),
     "training_batch": (2, 100_000),
     "size": (8, 512),
     "paper_size": (8, 512),
-    "num_classes": (1, 100_000),
     "paper_classes": (1, 100_000),
-    "lowered_strides": (0, STRIDES),
     "spiral_seeds": (1, 10_000),
     "threads": (0, 1024),
 }
@@ -50,30 +48,26 @@ def check(notebook: Path, parameters: dict) -> None:
         for name, value in parameters.items():
             choose("parameter", name, known)
             if value is not None:
-                _check_type(name, value, known[name])
-                for one in value if isinstance(value, list) else [value]:
-                    _check_value(name, one)
+                _check_value(name, value, known[name])
         if {"model", "changes"} <= known.keys():
             _check_recipe(known | parameters)
     except InputError as error:
         raise InputError(f"{notebook.name}: {error}") from None
 
 
-def _check_type(name: str, value, default) -> None:
+def _check_value(name: str, value, default) -> None:
     whole_number = type(value) is int and type(default) is float  # 1 for 1.0
     if default is not None and type(value) is not type(default) and not whole_number:
         raise InputError(f"{name}={value!r} should be {type(default).__name__}, as {default!r} is")
-
-
-def _check_value(name: str, value) -> None:
-    if name in CHOICES:
-        choose(name, value, CHOICES[name])
-    elif name in WHOLE:
-        whole(name, value, *WHOLE[name])
-    elif name in ABOVE_ZERO:
-        within(name, value, 0, ABOVE_ZERO[name], above=True)
-    elif name in RUNS:
-        store.run_folder(str(value))
+    for one in value if isinstance(value, list) else [value]:
+        if name in CHOICES:
+            choose(name, one, CHOICES[name])
+        elif name in WHOLE:
+            whole(name, one, *WHOLE[name])
+        elif name in ABOVE_ZERO:
+            within(name, one, 0, ABOVE_ZERO[name], above=True)
+        elif name in RUNS:
+            store.run_folder(str(one))
 
 
 def _check_recipe(values: dict) -> None:

@@ -43,9 +43,7 @@ def block(models: Path | None = None) -> str:
     runs = tables.runs(results.recorded(models))
     runs["run"] = runs["run"].map("`{}`".format)
     peers = tables.peers()
-    peers["published by"] = [
-        f"[{name}]({url})" for name, url in zip(peers["published by"], results.peers()["url"], strict=True)
-    ]
+    peers["published by"] = "[" + peers["published by"] + "](" + results.peers()["url"] + ")"
     return render("readme.md.j2", models, runs=runs, peers=peers)
 
 

@@ -58,9 +58,7 @@ def grid(**fields) -> list[Recipe]:
     A field is given one value or a list of them; of `image_sizes`, a list counts as one value.
     """
     for name, value in fields.items():
-        several = isinstance(value, list)
-        if several and name == "image_sizes":
-            several = any(isinstance(one, list) for one in value)
+        several = isinstance(value, list) and (name != "image_sizes" or any(isinstance(one, list) for one in value))
         fields[name] = value if several else [value]
     return [recipe.make(**dict(zip(fields, chosen, strict=True))) for chosen in itertools.product(*fields.values())]
 

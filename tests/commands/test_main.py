@@ -6,23 +6,24 @@ import sys
 
 import pytest
 
-from mnv3lib import store
+from mnv3lib import recipe, store
 from mnv3lib.commands import main, make_parser
-from mnv3lib.commands.options import recipe_of
+from mnv3lib.commands.options import given
+
+
+def made_by(command: str) -> recipe.Recipe:
+    return recipe.make(**given(make_parser().parse_args(command.split())))
 
 
 def test_train_takes_the_original_options():
-    made = recipe_of(
-        make_parser().parse_args(["train", "--model", "large", "--width", "0.5", "--iter", "40", "--batch", "64"])
-    )
+    made = made_by("train --model large --width 0.5 --iter 40 --batch 64")
     assert (made.model, made.width, made.epochs, made.batch_size) == ("v3_large", 0.5, 40, 64)
-    made = recipe_of(make_parser().parse_args(["train", "--epochs", "3", "--batch-size", "32"]))
+    made = made_by("train --epochs 3 --batch-size 32")
     assert (made.model, made.width, made.epochs, made.batch_size) == ("v3_small", 1.0, 3, 32)
 
 
 def test_train_takes_every_kind_of_field():
-    options = "train --recipe original --nesterov --zero-init-residual false --image-sizes 20,32 --penultimate 64"
-    made = recipe_of(make_parser().parse_args(options.split()))
+    made = made_by("train --recipe original --nesterov --zero-init-residual false --image-sizes 20,32 --penultimate 64")
     assert (made.recipe, made.nesterov, made.zero_init_residual) == ("original", True, False)
     assert (made.image_sizes, made.penultimate) == ((20, 32), 64)
 

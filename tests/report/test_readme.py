@@ -87,7 +87,7 @@ def test_goals_are_told_from_their_numbers():
 
 
 def test_the_start_page_has_code_where_readme_has_backticks(models):
-    page = readme.render("index.html.j2", models, pages=[], css="", made="<made>")
+    page = readme.render("index.html.j2", models, pages=[], made="<made>")
     assert "`" not in page and "<code>original</code>" in page and "<code>modern</code>" in page
     assert "&lt;made&gt;" in page and "<td>mobilenet_v3_small_0.25</td>" in page
 
