@@ -54,6 +54,8 @@ def training(table: pd.DataFrame) -> pd.DataFrame:
     shown["parameters (M)"] = (table["parameters"] / 1e6).map("{:.2f}".format)
     shown["images/s"] = table["images_per_second"].map("{:.1f}".format)
     shown["low–high"] = table["low"].map("{:.1f}".format) + "–" + table["high"].map("{:.1f}".format)
+    if "peak_mib" in table:  # not in tables recorded before it was measured
+        shown["peak MiB"] = table["peak_mib"].map("{:.0f}".format)
     return shown.assign(times=table["times"].map("{:.2f}".format))
 
 
