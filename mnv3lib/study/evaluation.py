@@ -54,8 +54,7 @@ class Evaluation:
     def __post_init__(self):
         images = len(self.labels)
         shape = (images, min(5, len(self.names)))
-        whole = self.labels.dtype.kind in "iu" and self.guesses.dtype.kind in "iu"
-        if not images or not whole or self.guesses.shape != shape or self.probabilities.shape != shape:
+        if not images or self.guesses.shape != shape or self.probabilities.shape != shape:
             raise InputError(f"{self.run}: its predictions are not the five best classes of each image: train it again")
         numbers = np.concatenate([self.labels.ravel(), self.guesses.ravel()])
         if numbers.min() < 0 or numbers.max() >= len(self.names):
