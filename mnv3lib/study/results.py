@@ -18,10 +18,8 @@ GOALS = {
     ("v3_large", 0.5): (72.5, 75.0),
     ("v3_large", 1.0): (75.0, 78.0),
 }
-COLUMNS = (
-    "run model width recipe usual weight_decay seed epochs parameters macs top1 low high top5 minutes trained_on "
-    "images_per_second original"
-).split()
+COLUMNS = "run model width recipe usual weight_decay seed epochs parameters macs top1 low high top5 minutes".split()
+COLUMNS += "trained_on images_per_second original".split()
 
 
 def recorded(models: Path | None = None) -> pd.DataFrame:
