@@ -79,11 +79,11 @@ class Evaluation:
     @cached_property
     def _images(self) -> pd.DataFrame:
         """A row an image: run, class, superclass, what it was taken for, and whether each of RIGHT."""
-        names, superclass_of = np.array(self.names), self._superclass_of
-        table = pd.DataFrame({"class": names[self.labels], "taken for": names[self.guesses[:, 0]]}).assign(run=self.run)
-        table["superclass"] = table["class"].map(superclass_of)
-        right = self.hits[:, 0], self.hits.any(1), table["superclass"] == table["taken for"].map(superclass_of)
-        return table.assign(**dict(zip(RIGHT, right, strict=True)))
+        best, (names, superclasses) = self.guesses[:, 0], np.array(list(self._superclass_of.items())).T
+        table = pd.DataFrame({"class": names[self.labels], "taken for": names[best]})
+        table["superclass"] = superclasses[self.labels]
+        right = self.hits[:, 0], self.hits.any(1), superclasses[best] == table["superclass"]
+        return table.assign(run=self.run, **dict(zip(RIGHT, right, strict=True)))
 
     def _shares(self, column: str, values: Iterable[str]) -> pd.DataFrame:
         """A row a value of `column` of the images: images, and each of RIGHT in percent with its interval."""
@@ -174,16 +174,13 @@ class Evaluation:
         Columns: first, second, first_for_second (images of `first` taken for `second`), second_for_first, together,
         same_superclass.
         """
-        matrix, names = self.confusion().to_numpy(), pd.Series(self.names)
+        counts, names = self.confusion().to_numpy(), np.array(self.names)
         i, j = np.triu_indices(len(names), k=1)
-        table = pd.DataFrame({"first_for_second": matrix[i, j], "second_for_first": matrix[j, i]})
-        table = table.assign(together=table.sum(axis=1))
-        superclass = names.map(self._superclass_of).to_numpy()
-        table["same_superclass"] = superclass[i] == superclass[j]
-        table.insert(0, "first", names[i].to_numpy())
-        table.insert(1, "second", names[j].to_numpy())
-        table = table[table["together"] > 0].sort_values("together", ascending=False, kind="stable")
-        return table.head(count).reset_index(drop=True)
+        table = pd.DataFrame({"first": names[i], "second": names[j], "first_for_second": counts[i, j]})
+        table = table.assign(second_for_first=counts[j, i], together=counts[i, j] + counts[j, i])
+        table["same_superclass"] = table["first"].map(self._superclass_of) == table["second"].map(self._superclass_of)
+        table = table[table["together"] > 0].sort_values("together", ascending=False, kind="stable", ignore_index=True)
+        return table.head(count)
 
     def calibration(self, bins: int = 15) -> pd.DataFrame:
         """The reliability table: images sorted by the probability of the best guess into equally wide bins.
@@ -196,8 +193,8 @@ class Evaluation:
             {"confidence": self.probabilities[:, 0].astype(float).clip(0, 1), "top1": self.hits[:, 0]}
         )
         groups = images.groupby(pd.cut(images["confidence"], edges, labels=False, include_lowest=True))
-        table = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "images": groups.size()}, range(bins))
-        return table.fillna({"images": 0}).astype({"images": int}).join(100 * groups.mean())
+        filled = groups.size().reindex(range(bins), fill_value=0).to_numpy()
+        return pd.DataFrame({"low": edges[:-1], "high": edges[1:], "images": filled}).join(100 * groups.mean())
 
     @property
     def ece(self) -> float:
