@@ -5,7 +5,7 @@ Images are uint8 tensors [images, height, width, 3]; labels are int64 tensors [i
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -237,36 +237,31 @@ class Beyond:
     """
 
     def __init__(self, name: str, classes: int):
-        self.of_pixels = self.of_inputs = self.of_both = None
-        if name == "none":
-            return
-        from torchvision.transforms import v2  # slow to import, and most recipes have none of these
+        self.name, self.transform = name, None
+        if name != "none":
+            from torchvision.transforms import v2  # slow to import, and most recipes have none of these
 
-        if name == "trivialaugment":
-            self.of_pixels = v2.TrivialAugmentWide()
-        elif name == "erasing":
-            self.of_inputs = v2.RandomErasing()
-        else:
-            self.of_both = {"cutmix": v2.CutMix, "mixup": v2.MixUp}[name](num_classes=classes)
+            kinds = {"trivialaugment": v2.TrivialAugmentWide, "erasing": v2.RandomErasing}
+            mixes = {"cutmix": v2.CutMix, "mixup": v2.MixUp}
+            self.transform = kinds[name]() if name in kinds else mixes[name](num_classes=classes)
 
     def pixels(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 [n, height, width, 3] to the same, before they are normalised."""
-        if self.of_pixels is None:
+        if self.name != "trivialaugment":
             return images
-        return _each(self.of_pixels, images.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self._each(images.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
     def inputs(self, inputs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalised images [n, 3, height, width] and labels [n] to images and the targets of the loss.
 
         The targets are the labels, or shares of the classes [n, classes] where images were mixed.
         """
-        if self.of_inputs is not None:
-            inputs = _each(self.of_inputs, inputs)
-        if self.of_both is not None:
-            inputs, labels = self.of_both(inputs, labels)
+        if self.name == "erasing":
+            inputs = self._each(inputs)
+        elif self.name in ("cutmix", "mixup"):
+            inputs, labels = self.transform(inputs, labels)
         return inputs.contiguous(memory_format=torch.channels_last), labels
 
-
-def _each(transform: Callable, images: torch.Tensor) -> torch.Tensor:
-    """A transform that would treat a batch all alike, image by image."""
-    return torch.stack([transform(image) for image in images])
+    def _each(self, images: torch.Tensor) -> torch.Tensor:
+        """A transform that would treat a batch all alike, image by image."""
+        return torch.stack([self.transform(image) for image in images])

@@ -1,25 +1,50 @@
 """A training step on a CPU, faster than torch's own operators make it.
 
-`forward` answers as the network does and has its gradients made where torch is slow:
+`forward` answers as the network does. Where Numba is installed, batch norm, activation, depthwise convolution and
+squeeze-excitation are its loops (compiled.py): they go through memory half as often, keep what a convolution gives and
+not what is made of it, and sum in float64. The rest is torch's, with the weight gradients of two kinds of convolution
+made otherwise, which without Numba is all that is gained:
 
-- the weight gradient of a 5x5 depthwise convolution: oneDNN's fast kernel is for kernels up to three wide, so it is
-  made in two calls of width three;
-- the weight gradient of a pointwise convolution with few outputs, with the roles of input and gradient swapped;
-- hard swish, which in place would first copy its input for the gradient.
+- 5x5 depthwise: oneDNN's fast kernel is for kernels up to three wide, so it is called twice with such;
+- pointwise with few outputs: the roles of input and gradient are swapped.
 
 It is for training in float32 and channels_last alone: evaluation, export and tracing call the network itself and never
 come here.
 """
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from importlib.metadata import version
+from typing import NamedTuple
+
+import numpy as np
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from mnv3lib.blocks import InvertedResidual
+from mnv3lib.blocks import InvertedResidual, SqueezeExcitation
 from mnv3lib.networks import MobileNet
 
 NARROW = 32  # outputs up to which a pointwise weight gradient is faster with swapped roles, by measurement
+
+
+@cache
+def _loops():
+    """The module of compiled loops; None without Numba, or where MNV3_KERNELS is `torch`."""
+    if os.environ.get("MNV3_KERNELS") == "torch":
+        return None
+    try:
+        from mnv3lib import compiled
+    except ImportError:
+        return None
+    return compiled
+
+
+def way() -> str:
+    """Which way a training step goes on the CPU: "torch", or Numba with its version."""
+    return f"numba {version('numba')}" if _loops() else "torch"
 
 
 def serve(network: nn.Module, images: torch.Tensor) -> bool:
@@ -31,7 +56,7 @@ def serve(network: nn.Module, images: torch.Tensor) -> bool:
         and images.device.type == "cpu"
         and images.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        and all(parameter.dtype == torch.float32 for parameter in network.parameters())
+        and all(parameter.dtype == torch.float32 and parameter.requires_grad for parameter in network.parameters())
         and not any(_has_hooks(module) for module in network.modules())
     )
 
@@ -48,23 +73,344 @@ def forward(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
     if not serve(network, images):
         return network(images)
     images = images.contiguous(memory_format=torch.channels_last)
-    return network.classifier(network.avgpool(_run(network.features, images)).flatten(1))
+    features = _finished(_run(network.features, images))
+    return network.classifier(network.avgpool(features).flatten(1))
 
 
-def _run(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+class _Summed(NamedTuple):
+    """What a depthwise convolution gives, and the sums of it and of its squares, float64 [2 x channels]."""
+
+    z: torch.Tensor
+    sums: torch.Tensor
+    later: "_Later"
+
+
+class _Pending(NamedTuple):
+    """What a batch norm and perhaps an activation will make of `z`; what comes next may do it on its way."""
+
+    z: torch.Tensor
+    norm: nn.BatchNorm2d
+    affine: "_Affine"
+    activation: int
+    later: "_Later | None"
+
+
+NONE = 0
+ACTIVATIONS = {nn.ReLU: 1, nn.ReLU6: 2, nn.Hardswish: 3}  # as compiled.py numbers them
+
+
+def _run(module: nn.Module, x: torch.Tensor | _Summed | _Pending) -> torch.Tensor | _Summed | _Pending:
     """What `module(x)` gives."""
     if isinstance(module, InvertedResidual):
+        x = _finished(x)
         out = _run(module.layers, x)
-        return x + out if module.has_residual else out
+        return _finished(out, x) if module.has_residual else out
     if isinstance(module, nn.Sequential):
         for layer in module:
             x = _run(layer, x)
         return x
-    if isinstance(module, nn.Hardswish):
-        return F.hardswish(x)
+    if isinstance(x, _Pending):
+        if x.activation == NONE and type(module) in ACTIVATIONS:
+            return x._replace(activation=ACTIVATIONS[type(module)])
+        if isinstance(module, SqueezeExcitation):
+            mlp = nn.Sequential(module.fc1, module.activation, module.fc2, module.scale_activation)
+            return _Gated.apply(
+                x.z, x.norm.weight, x.norm.bias, x.affine, x.activation, x.later, mlp, *mlp.parameters()
+            )
     if isinstance(module, nn.Conv2d) and module.bias is None:
-        return _Convolution.apply(x, module.weight, module.stride, module.padding, module.groups)
+        if _loops() and _is_depthwise(module):
+            return _depthwise(module, x)
+        return _Convolution.apply(_finished(x), module.weight, module.stride, module.padding, module.groups)
+    sums, later = (x.sums.numpy(), x.later) if isinstance(x, _Summed) else (None, None)
+    x = _finished(x)
+    if isinstance(module, nn.BatchNorm2d) and _loops() and _is_usual(module, x):
+        return _Pending(x, module, _affine(module, x, sums), NONE, later)
+    if isinstance(module, nn.Hardswish):
+        return F.hardswish(x)  # in place it would first copy its input for the gradient
     return module(x)
+
+
+def _finished(x: torch.Tensor | _Summed | _Pending, other: torch.Tensor | None = None) -> torch.Tensor:
+    """The tensor, plus `other`."""
+    if isinstance(x, _Pending):
+        return _Activated.apply(x.z, x.norm.weight, x.norm.bias, x.affine, x.activation, x.later, other)
+    x = x.z if isinstance(x, _Summed) else x
+    return x if other is None else x + other
+
+
+# Batch norm with its activation
+
+
+class _Affine(NamedTuple):
+    """Batch norm as scale * z + shift: these and the mean, float32 [3, channels], and one over the deviation."""
+
+    norm: np.ndarray
+    inverse: np.ndarray
+
+
+class _Later:
+    """The way from a gradient behind norm and activation to the one before, left to the depthwise convolution there."""
+
+    arrays = None
+
+
+def _is_usual(norm: nn.BatchNorm2d, z: torch.Tensor) -> bool:
+    several = z.numel() > z.shape[1]  # of one value a channel torch's own complains
+    usual = norm.training and norm.affine and norm.track_running_stats and norm.momentum is not None
+    return several and usual and z.shape[1] % _loops().LANES == 0
+
+
+def _affine(module: nn.BatchNorm2d, z: torch.Tensor, sums: np.ndarray | None = None) -> _Affine:
+    """Bring the running statistics up to date with z; `sums` [2 x channels]: its moments, if they are known."""
+    batch, channels, height, width = z.shape
+    if sums is None:
+        flat, parts = _flat(z), np.zeros((_parts(batch), 2 * channels))
+        _share(
+            batch, lambda part, first, last: _loops().moments(flat, parts[part], first, last, height * width, channels)
+        )
+        sums = parts.sum(0)
+    norm, inverse = np.empty(3 * channels, np.float32), np.empty(channels)
+    given = (tensor.detach().numpy() for tensor in (module.weight, module.bias))
+    running = module.running_mean.numpy(), module.running_var.numpy()
+    count = batch * height * width
+    _loops().settle(sums, count, *given, module.eps, module.momentum, *running, norm, inverse, channels)
+    module.num_batches_tracked += 1
+    return _Affine(norm, inverse)
+
+
+class _Activated(torch.autograd.Function):
+    """activation(norm(z)) + other"""
+
+    @staticmethod
+    def forward(ctx, z, weight, bias, affine, activation, later, other):
+        ctx.save_for_backward(z)
+        ctx.affine, ctx.activation, ctx.later, ctx.added = affine, activation, later, other is not None
+        return _normalised(z, affine, activation, None, other)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (z,) = ctx.saved_tensors
+        batch, channels, height, width = z.shape
+        parts = np.zeros((_parts(batch), 2 * channels))
+        arrays = _flat(z), _flat(grad), ctx.affine.norm, ctx.activation
+        _share(
+            batch,
+            lambda part, first, last: _loops().gradient_sums(
+                *arrays, parts[part], first, last, height * width, channels
+            ),
+        )
+        sums = parts.sum(0).reshape(2, channels)
+        z_gradient = _norm_gradient(z, grad, ctx.affine, ctx.activation, sums, later=ctx.later)
+        return z_gradient, *_parameter_gradients(ctx.affine, sums), None, None, None, grad if ctx.added else None
+
+
+class _Gated(torch.autograd.Function):
+    """Squeeze-excitation of a = activation(norm(z)): a * mlp(the mean of a over the map)."""
+
+    @staticmethod
+    def forward(ctx, z, weight, bias, affine, activation, later, mlp, *parameters):
+        batch, channels, height, width = z.shape
+        arrays, sums = (_flat(z), affine.norm, activation), np.zeros(batch * channels)
+        _share(batch, lambda part, first, last: _loops().pool(*arrays, sums, first, last, height * width, channels))
+        pooled = torch.from_numpy(sums / (height * width)).float().view(batch, channels, 1, 1).requires_grad_()
+        with torch.enable_grad():
+            gate = mlp(pooled)
+        ctx.save_for_backward(z)
+        ctx.affine, ctx.activation, ctx.later = affine, activation, later
+        ctx.mlp, ctx.pooled, ctx.gate = mlp, pooled, gate
+        return _normalised(z, affine, activation, gate, None)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (z,) = ctx.saved_tensors
+        batch, channels, height, width = z.shape
+        arrays = _flat(z), _flat(grad), ctx.affine.norm, ctx.activation
+        each = np.zeros((batch, 5, channels))
+        _share(
+            batch,
+            lambda part, first, last: _loops().gated_gradient_sums(
+                *arrays, each.reshape(-1), first, last, height * width, channels
+            ),
+        )
+        gate_gradient = torch.from_numpy(each[:, 0]).float().view(ctx.gate.shape)
+        with torch.enable_grad():
+            pooled, *of_mlp = torch.autograd.grad(ctx.gate, [ctx.pooled, *ctx.mlp.parameters()], gate_gradient)
+        pooled = pooled / (height * width)
+        gates, pools = (tensor.detach().view(batch, 1, channels).numpy() for tensor in (ctx.gate, pooled))
+        sums = (gates * each[:, 1:3] + pools * each[:, 3:]).sum(0)
+        z_gradient = _norm_gradient(z, grad, ctx.affine, ctx.activation, sums, ctx.gate, pooled, ctx.later)
+        return z_gradient, *_parameter_gradients(ctx.affine, sums), None, None, None, None, *of_mlp
+
+
+def _normalised(z, affine, activation, gate, other):
+    batch, channels, height, width = z.shape
+    out = torch.empty_like(z, memory_format=torch.channels_last)
+    arrays = _flat(z), affine.norm, activation
+    of_gate, added = _optional(gate), _optional(other)
+    result = _flat(out)
+    _share(
+        batch,
+        lambda part, first, last: _loops().normalise(
+            *arrays, *of_gate, *added, result, first, last, height * width, channels
+        ),
+    )
+    return out
+
+
+def _norm_gradient(z, grad, affine, activation, sums, gate=None, pooled=None, later=None, out=None):
+    """The gradient of z; `sums` [2, channels]: of the gradient behind the norm, and of it times (z - mean).
+
+    With `later` it is `grad` itself, and `later` has what is missing.
+    """
+    batch, channels, height, width = z.shape
+    count = batch * height * width
+    scale = affine.norm[:channels].astype(np.float64)
+    factors = np.concatenate((scale, -scale * affine.inverse**2 * sums[1] / count, -scale * sums[0] / count))
+    arrays = _flat(z), _flat(grad), affine.norm, activation, factors.astype(np.float32)
+    arrays = *arrays, *_optional(gate), _optional(pooled)[1]
+    if later is not None:
+        later.arrays = arrays
+        return grad
+    out = torch.empty_like(z, memory_format=torch.channels_last) if out is None else out
+    result = _flat(out)
+    _share(batch, lambda part, first, last: _loops().gradient(*arrays, result, first, last, height * width, channels))
+    return out
+
+
+def _parameter_gradients(affine, sums):
+    """Of the norm's weight and bias."""
+    return torch.from_numpy(sums[1] * affine.inverse).float(), torch.from_numpy(sums[0]).float()
+
+
+# Depthwise convolution, with the norm and the activation before it
+
+
+def _is_depthwise(convolution: nn.Conv2d) -> bool:
+    size, channels = convolution.kernel_size[0], convolution.in_channels
+    return (
+        convolution.groups == channels == convolution.out_channels
+        and size in (3, 5)
+        and convolution.kernel_size == (size, size)
+        and convolution.padding == (size // 2, size // 2)
+        and convolution.stride in ((1, 1), (2, 2))
+        and convolution.dilation == (1, 1)
+        and convolution.padding_mode == "zeros"
+        and channels % _loops().LANES == 0
+    )
+
+
+def _depthwise(convolution: nn.Conv2d, x: torch.Tensor | _Summed | _Pending) -> _Summed:
+    norm = None, None, None, NONE
+    if isinstance(x, _Pending):
+        x, norm = x.z, (x.norm.weight, x.norm.bias, x.affine, x.activation)
+    later = _Later()
+    return _Summed(*_Depthwise.apply(_finished(x), convolution.weight, convolution.stride[0], *norm, later), later)
+
+
+class _Depthwise(torch.autograd.Function):
+    """The depthwise convolution of activation(norm(z)), or of z where `affine` is None; with the moments of it."""
+
+    @staticmethod
+    def forward(ctx, z, kernel, stride, weight, bias, affine, activation, later):
+        batch, channels, height, width = z.shape
+        ctx.save_for_backward(z, kernel)
+        ctx.stride, ctx.affine, ctx.activation, ctx.later = stride, affine, activation, later
+        out = torch.empty(
+            (batch, channels, (height - 1) // stride + 1, (width - 1) // stride + 1),
+            memory_format=torch.channels_last,
+        )
+        parts = np.zeros((_parts(batch), 2 * channels))
+        arrays = _flat(z), _norm(affine, channels), activation, _blocks(kernel), kernel.shape[2], stride, _flat(out)
+        _share(
+            batch,
+            lambda part, first, last: _loops().depthwise(*arrays, parts[part], first, last, height, width, channels),
+        )
+        sums = torch.from_numpy(parts.sum(0))
+        ctx.mark_non_differentiable(sums)
+        return out, sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, _):
+        z, kernel = ctx.saved_tensors
+        batch, channels, height, width = z.shape
+        size = kernel.shape[2]
+        out = torch.empty_like(z, memory_format=torch.channels_last)
+        parts = np.zeros((_parts(batch), 2 * channels))
+        kernels = np.zeros((_parts(batch), kernel.numel()))
+        arrays = _flat(z), _norm(ctx.affine, channels), ctx.activation, _blocks(kernel.flip(2, 3)), size, ctx.stride
+        behind, ctx.later.arrays = ctx.later.arrays, None
+        if behind is None:  # the gradient is the convolution's own
+            factors = _norm(None, channels)
+            behind = _flat(grad), _flat(grad), factors, NONE, factors, False, NOTHING, NOTHING
+        result = _flat(out)
+        _share(
+            batch,
+            lambda part, first, last: _loops().depthwise_gradient(
+                *arrays, *behind, result, parts[part], kernels[part], first, last, height, width, channels
+            ),
+        )
+        lanes = _loops().LANES
+        kernel_gradient = torch.from_numpy(kernels.sum(0)).float().view(channels // lanes, size * size, lanes)
+        kernel_gradient = kernel_gradient.transpose(1, 2).reshape(kernel.shape)
+        if ctx.affine is None:
+            return out, kernel_gradient, None, None, None, None, None, None
+        sums = parts.sum(0).reshape(2, channels)
+        z_gradient = _norm_gradient(z, out, ctx.affine, NONE, sums, out=out)
+        return z_gradient, kernel_gradient, None, *_parameter_gradients(ctx.affine, sums), None, None, None
+
+
+def _norm(affine: _Affine | None, channels: int) -> np.ndarray:
+    """Scale, shift and mean; of the identity where there is no norm."""
+    if affine is None:
+        return np.repeat(np.array([1, 0, 0], np.float32), channels)
+    return affine.norm
+
+
+def _blocks(kernel: torch.Tensor) -> np.ndarray:
+    """The kernel [channels, 1, size, size] as [channels / 8, size, size, 8]."""
+    lanes = _loops().LANES
+    return kernel.detach().reshape(-1, lanes, kernel[0].numel()).transpose(1, 2).reshape(-1).numpy()
+
+
+# What calls of compiled loops share
+
+
+def _flat(x: torch.Tensor) -> np.ndarray:
+    """The numbers as [image, pixel, channel] in a row: a view of a tensor in channels_last, else a copy."""
+    return x.detach().permute(0, 2, 3, 1).reshape(-1).numpy()
+
+
+NOTHING = np.zeros(1, np.float32)
+
+
+def _optional(x: torch.Tensor | None) -> tuple[bool, np.ndarray]:
+    return (False, NOTHING) if x is None else (True, _flat(x))
+
+
+def _parts(images: int) -> int:
+    return min(torch.get_num_threads(), images)
+
+
+def _share(images: int, work) -> None:
+    """Call work(part, first, last) for each part of the images, in threads of their own if there are several."""
+    parts = _parts(images)
+    edges = [images * part // parts for part in range(parts + 1)]
+    if parts == 1:
+        work(0, 0, images)
+    else:
+        list(_threads(parts, os.getpid()).map(work, range(parts), edges, edges[1:]))
+
+
+@cache
+def _threads(count: int, process: int) -> ThreadPoolExecutor:
+    """Threads of this process: a forked one has none of its parent's."""
+    return ThreadPoolExecutor(count)
+
+
+# Convolution by torch
 
 
 class _Convolution(torch.autograd.Function):
@@ -81,17 +427,16 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
         stride, padding, groups = ctx.options
-        needs_input, needs_weight = ctx.needs_input_grad[:2]
         outputs, inputs, height, width = weight.shape
         depthwise_5x5 = groups == x.shape[1] == outputs and height == width == 5
         weight_gradient = None
-        if needs_weight and depthwise_5x5 and x.shape[3] >= 4 and x.shape[3] % 2 == 0:
+        if depthwise_5x5 and x.shape[3] >= 4 and x.shape[3] % 2 == 0:
             weight_gradient = _depthwise_5x5(grad, x, weight, stride[0])
-        elif needs_weight and height == width == 1 and outputs <= NARROW and outputs < inputs:
+        elif height == width == 1 and outputs <= NARROW and outputs < inputs:
             swapped = weight.new_empty(inputs, outputs, 1, 1)
             weight_gradient = _backward(x, grad, swapped, stride, padding, groups, False, True)[1].transpose(0, 1)
-        rest = needs_weight and weight_gradient is None
-        input_gradient, by_torch = _backward(grad, x, weight, stride, padding, groups, needs_input, rest)
+        rest = weight_gradient is None
+        input_gradient, by_torch = _backward(grad, x, weight, stride, padding, groups, ctx.needs_input_grad[0], rest)
         return input_gradient, by_torch if rest else weight_gradient, None, None, None
 
 

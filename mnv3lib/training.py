@@ -128,6 +128,8 @@ def fit_recipe(
     network.to(device, memory_format=torch.channels_last)
     several = optimizers.make(recipe, network)
     here = {"commit": provenance.commit(), "environment": provenance.environment(device)}
+    if device.type == "cpu":
+        here["environment"]["kernels"] = kernels.way()
     history, origin = [], here | {"started": provenance.now(), "resumed": []}
     if state and state.is_file():
         history, origin = checkpoint.restore(state, recipe, network, several)

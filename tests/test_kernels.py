@@ -1,10 +1,15 @@
 """Kernels of a training step: as exact as torch's own in its default layout, and out of the way everywhere else."""
 
+import copy
+import sys
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+import mnv3lib
 from mnv3lib import build, kernels, training
 
 EPS = torch.finfo(torch.float32).eps
@@ -83,18 +88,107 @@ def plainly(network, images):
     return network(images)
 
 
-@pytest.mark.parametrize("options", [dict(model=model) for model in ("v1", "v2", "v3_small", "v3_large")], ids=str)
-def test_a_step_is_the_plain_one(options):
+@pytest.fixture(params=["torch", "numba"])
+def way(request, monkeypatch):
+    """Without Numba, and with it."""
+    if request.param == "torch":
+        monkeypatch.setattr(kernels, "_loops", lambda: None)
+    elif kernels._loops() is None:
+        pytest.skip("Numba is not installed")
+    return request.param
+
+
+# Network, batch and size of the images.
+STEPS = [
+    (dict(model="v1", lowered_strides=2), 2, 9, 7),
+    (dict(model="v2"), 4, 16, 18),
+    (dict(model="v3_small"), 4, 16, 18),
+    (dict(model="v3_small", width=0.5, lowered_strides=0, se_last=True), 129, 33, 32),
+    (dict(model="v3_large", lowered_strides=1), 2, 17, 16),
+    (dict(model="v3_small", nonlinearity="relu", squeeze_excitation="all"), 3, 16, 16),
+    (dict(model="v2", nonlinearity="hard_swish", hard_swish="composed", squeeze_excitation="all"), 3, 8, 8),
+    (dict(model="v1", nonlinearity="hard_swish"), 3, 8, 8),
+]
+
+
+@pytest.mark.parametrize("options", STEPS, ids=str)
+def test_a_step_is_as_exact_as_torchs(options, way):
+    """Logits, all gradients and running statistics, against float64."""
+    architecture, batch, height, width = options
     torch.manual_seed(2)
-    network = build(width=0.25, num_classes=7, dropout=0.2, **options).to(memory_format=torch.channels_last)
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    images = torch.randn(4, 3, 16, 18).to(memory_format=torch.channels_last)
-    ours = step(network, images, kernels.forward)
-    network.load_state_dict(before)
+    network = build(**dict(width=0.25, num_classes=7, dropout=0.0) | architecture)
+    images = torch.randn(batch, 3, height, width)
+    exact = step(copy.deepcopy(network).double(), images.double(), plainly)
+    usual = step(copy.deepcopy(network), images, plainly)
+    ours = step(network.to(memory_format=torch.channels_last), images, kernels.forward)
+    assert exact.keys() == ours.keys()
+    parameters = [name for name, _ in network.named_parameters()]
+    statistics = [name for name, _ in network.named_buffers() if "running" in name]
+    for names in (["logits"], ["images"], parameters, statistics):
+        results = [torch.cat([result[name].flatten() for name in names]) for result in (ours, usual, exact)]
+        # A single ReLU that falls on the other side of its kink moves gradients by 1e-4 to 1e-2 in any arithmetic.
+        assert as_exact(*results, rounding=2e-2 if way == "torch" or "relu" in str(network).lower() else 1e-5), names[
+            :1
+        ]
+
+
+def test_dropout_and_counts_are_the_plain_ones(way):
+    network = build("v3_small", width=0.25, num_classes=7, dropout=0.2)
+    images = torch.randn(4, 3, 16, 16)
+    before = copy.deepcopy(network.state_dict())
     plain = step(network, images, plainly)
-    assert ours.keys() == plain.keys()
-    for name, value in plain.items():
-        torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+    network.load_state_dict(before)
+    ours = step(network, images, kernels.forward)
+    torch.testing.assert_close(ours["logits"], plain["logits"], rtol=1e-4, atol=1e-5)
+    counts = [name for name in plain if "num_batches" in name]
+    assert all(torch.equal(ours[name], plain[name]) for name in counts)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_same_step_twice_is_the_same_bit_for_bit(way, threads):
+    network = build("v3_small", width=0.25, num_classes=7)
+    images = torch.randn(5, 3, 16, 16)
+    torch.set_num_threads(threads)
+    try:
+        first, second = (step(copy.deepcopy(network), images, kernels.forward) for _ in range(2))
+    finally:
+        torch.set_num_threads(1)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    alone = step(copy.deepcopy(network), images, kernels.forward)
+    torch.testing.assert_close(first["logits"], alone["logits"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("model", ["v2", "v3_small"])
+def test_what_is_no_number_goes_through_as_in_torch(way, model, value):
+    network = build(model, width=0.25, num_classes=7, dropout=0.0)
+    images = torch.randn(3, 3, 16, 16)
+    images[1, 0, 2, 3] = value
+    plain = step(copy.deepcopy(network), images, plainly)
+    ours = step(copy.deepcopy(network), images, kernels.forward)
+    for name in plain:
+        hidden = ours[name].isfinite() & ~plain[name].isfinite()
+        assert not hidden.any(), name
+    for name in ("logits", *(name for name, _ in network.named_buffers())):
+        torch.testing.assert_close(ours[name], plain[name], rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("kind", [nn.ReLU, nn.ReLU6, nn.Hardswish])
+def test_activations_at_their_kinks(kind):
+    """Values and slopes are torch's there too."""
+    compiled = pytest.importorskip("mnv3lib.compiled")
+    z = torch.tensor([-torch.inf, -4, -3, -1.5, -0.0, 0, 1e-30, 1.5, 3, 6, 7, torch.nan, torch.inf, -1, 2, -2])
+    z.requires_grad_()
+    expected = kind()(z)
+    expected.sum().backward()
+    identity = np.repeat(np.array([1, 0, 0], np.float32), 16)  # scale, shift and mean; and what the gradient is made of
+    out, grad, one = np.empty(16, np.float32), np.empty(16, np.float32), np.ones(16, np.float32)
+    arrays, activation, sizes = z.detach().numpy(), kernels.ACTIVATIONS[kind], (0, 1, 1, 16)
+    compiled.normalise(arrays, identity, activation, False, one, False, one, out, *sizes)
+    np.testing.assert_allclose(out, expected.detach().numpy(), rtol=1e-6, atol=1e-7)
+    compiled.gradient(arrays, one, identity, activation, identity, False, one, one, grad, *sizes)
+    finite = z.detach().isfinite().numpy()
+    np.testing.assert_allclose(grad[finite], z.grad.numpy()[finite], rtol=1e-6, atol=1e-7)
 
 
 def test_where_the_kernels_serve():
@@ -125,3 +219,30 @@ def test_training_takes_them(monkeypatch):
     seen.clear()
     network.eval()(images)
     assert not seen
+
+
+def test_the_way_has_a_name(way):
+    assert kernels.way().split()[0] == way
+
+
+def test_without_numba_torch_makes_the_step(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.delitem(sys.modules, "mnv3lib.compiled", raising=False)
+    monkeypatch.delattr(mnv3lib, "compiled", raising=False)
+    kernels._loops.cache_clear()
+    try:
+        assert kernels.way() == "torch"
+    finally:
+        kernels._loops.cache_clear()
+
+
+def test_a_place_that_cannot_be_written_to_keeps_nothing(monkeypatch):
+    compiled = pytest.importorskip("mnv3lib.compiled")
+
+    def njit(**options):
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda loop: loop
+
+    monkeypatch.setattr(compiled.numba, "njit", njit)
+    assert compiled.compiled(len) is len

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mnv3lib import InputError, build, cost, data, inference, optimizers, store, training
+from mnv3lib import InputError, build, cost, data, inference, kernels, optimizers, store, training
 from mnv3lib import checkpoint as checkpoints
 from mnv3lib import recipe as recipes
 
@@ -89,6 +89,7 @@ def test_record_tells_how_it_was_made(record, recipe, folders):
     assert record["more"] == "told"
     assert record["parameters"] == sum(parameter.numel() for parameter in network.parameters())
     assert record["environment"]["threads"] == 1
+    assert record["environment"]["kernels"] == kernels.way()
     assert record["resumed"] == []
     assert {"commit", "started", "seconds", "images_per_second"} <= set(record)
 

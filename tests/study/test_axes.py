@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from mnv3lib import recipe
-from mnv3lib.__main__ import main
+from mnv3lib.commands import main
 from mnv3lib.errors import InputError
 from mnv3lib.study import ablations, axes
 
