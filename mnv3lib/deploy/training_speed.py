@@ -7,6 +7,7 @@ threads hold for a whole process.
 
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 
