@@ -165,9 +165,11 @@ def _affine(module: nn.BatchNorm2d, z: torch.Tensor, sums: np.ndarray | None = N
     batch, channels, height, width = z.shape
     if sums is None:
         flat, parts = _flat(z), np.zeros((_parts(batch), 2 * channels))
-        _share(
-            batch, lambda part, first, last: _loops().moments(flat, parts[part], first, last, height * width, channels)
-        )
+        with torch.profiler.record_function("batch_norm, moments"):
+            _share(
+                batch,
+                lambda part, first, last: _loops().moments(flat, parts[part], first, last, height * width, channels),
+            )
         sums = parts.sum(0)
     norm, inverse = np.empty(3 * channels, np.float32), np.empty(channels)
     given = (tensor.detach().numpy() for tensor in (module.weight, module.bias))

@@ -7,6 +7,7 @@ threads hold for a whole process.
 
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -15,7 +16,7 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
-from mnv3lib import inference, optimizers, progress, recipe, training
+from mnv3lib import inference, kernels, optimizers, progress, recipe, training
 from mnv3lib.data import Split
 from mnv3lib.deploy import peers, processes, timing
 from mnv3lib.errors import InputError
@@ -23,17 +24,21 @@ from mnv3lib.networks import MobileNet
 
 NETWORKS = (("v3_small", 0.25), ("v3_small", 1.0), ("v3_large", 1.0))
 LOOPS = {
-    "mnv3lib": "this package's loop",
+    "mnv3lib": "this package's loop, with compiled kernels where Numba is installed",
+    "mnv3lib, torch alone": "this package's loop without them",
     "plain": "plain loop, images loaded in the training process",
     "plain, 2 workers": "plain loop, images loaded by two workers",
 }
 MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
-# The operators of a step by what is in their name; the first that fits counts, what fits none is the rest.
+# The operators of a step by what is in their name; the first that fits counts, what fits none is the rest. Those with _
+# are kernels.py's: a depthwise convolution has the norm and activation before it, and squeeze-excitation those too.
 OPERATORS = {
-    "convolution, backward": ("convolution_backward",),
-    "convolution, forward": ("convolution", "conv2d"),
-    "batch norm": ("batch_norm",),
-    "activation": ("hardswish", "hardsigmoid", "hardtanh", "clamp_min", "threshold_backward"),
+    "convolution, backward": ("convolution_backward", "_ConvolutionBackward", "_DepthwiseBackward"),
+    "convolution, forward": ("convolution", "conv2d", "_Convolution", "_Depthwise"),
+    "batch norm, activation": (
+        *("batch_norm", "hardswish", "hardsigmoid", "hardtanh", "clamp_min", "threshold_backward"),
+        *("_Activated", "_Gated"),
+    ),
 }
 AHEAD = 3  # batches that two workers may hold ready before a turn starts, and so do not count
 
@@ -53,8 +58,9 @@ def compare(
     threads: of torch in each process (default: one a core).
 
     Returns a row a loop: model, width, loop, batch, threads, parameters, images_per_second (median of the rounds),
-    low and high (the extremes), times (how many times as fast as the faster of the plain loops), system, processor,
-    torch, commit, measured. Raises InputError for a model that torchvision does not have.
+    low and high (the extremes), peak_mib (the most memory that its process held, workers not counted), times (how many
+    times as fast as the faster of the plain loops), kernels (which way this package's loop goes, see kernels.way),
+    system, processor, torch, commit, measured. Raises InputError for a model that torchvision does not have.
     """
     made = recipe.make("modern", model=model, width=width, batch_size=batch_size)
     if ("torchvision", model) not in peers.NAMES:
@@ -62,11 +68,11 @@ def compare(
     threads = threads or processes.cores()
     speeds = {loop: [] for loop in LOOPS}
     trains = {loop: processes.start(_loop, loop, made, threads) for loop in LOOPS}
-    steps, parameters = dict.fromkeys(LOOPS, 1), {}
+    steps, parameters, peaks = dict.fromkeys(LOOPS, 1), {}, {}
     with progress.bar(title=f"{model} {width:g}", total=len(LOOPS) * (rounds + 1)) as bar:
         for number in range(rounds + 1):
             for loop in LOOPS:
-                speed, parameters[loop] = trains[loop](steps[loop])
+                speed, parameters[loop], peaks[loop] = trains[loop](steps[loop])
                 if number == 0:
                     steps[loop] = max(1, round(speed * seconds / batch_size))
                 else:
@@ -83,11 +89,12 @@ def compare(
             "images_per_second": statistics.median(taken),
             "low": min(taken),
             "high": max(taken),
+            "peak_mib": peaks[loop],
         }
         for loop, taken in speeds.items()
     )
-    plain = table.loc[table["loop"] != "mnv3lib", "images_per_second"].max()
-    return table.assign(times=table["images_per_second"] / plain, **timing.stamp())
+    plain = table.loc[table["loop"].str.startswith("plain"), "images_per_second"].max()
+    return table.assign(times=table["images_per_second"] / plain, kernels=kernels.way(), **timing.stamp())
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
@@ -97,6 +104,8 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     shown["parameters (M)"] = (table["parameters"] / 1e6).map("{:.2f}".format)
     shown["images/s"] = table["images_per_second"].map("{:.1f}".format)
     shown["low–high"] = table["low"].map("{:.1f}".format) + "–" + table["high"].map("{:.1f}".format)
+    if "peak_mib" in table:  # not in tables recorded before it was measured
+        shown["peak MiB"] = table["peak_mib"].map("{:.0f}".format)
     return shown.assign(times=table["times"].map("{:.2f}".format))
 
 
@@ -120,11 +129,24 @@ def step_shares(model: str, width: float, *, batch_size: int = 128, threads: int
     return 100 * pd.Series(times) / sum(times.values())
 
 
-def _loop(loop: str, made: recipe.Recipe, threads: int) -> Callable[[int], tuple[float, int]]:
-    """In a process of its own: what trains some steps and returns (images a second, parameters)."""
+def _loop(loop: str, made: recipe.Recipe, threads: int) -> Callable[[int], tuple[float, int, float]]:
+    """In a process of its own: what trains some steps and returns images a second, parameters, peak memory in MiB."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    return _ours(made) if loop == "mnv3lib" else _plain(made, 2 if "workers" in loop else 0)
+    if "torch alone" in loop:
+        os.environ["MNV3_KERNELS"] = "torch"
+    train = _ours(made) if loop.startswith("mnv3lib") else _plain(made, 2 if "workers" in loop else 0)
+    return lambda steps: (*train(steps), _peak_mib())
+
+
+def _peak_mib() -> float:
+    """The most memory this process has held; not known on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
 
 def _noise(images: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from mnv3lib import cost, recipe, store
@@ -17,7 +16,7 @@ from mnv3lib.study import axes, statistics
 from mnv3lib.study.places import devices
 from mnv3lib.study.statistics import NAMES, Spread, seed_spread
 
-COLUMNS = "variant change seeds top1 spread difference low high macs seconds trained_on compute outcome"
+COLUMNS = "axis variant change seeds top1 spread difference low high macs seconds trained_on compute outcome".split()
 
 
 def folder() -> Path:
@@ -43,7 +42,7 @@ def recipes(axis: str, **changes) -> dict[str, Recipe]:
         if one.same_budget:
             rate = round(base.learning_rate * base.mean_rate / made[name].mean_rate, 4)
             made[name] = recipe.make(**common | change, learning_rate=rate, variant=f"{axis}-{name}")
-    own = [name for name in made if _same(made[name], base.as_dict())]
+    own = [name for name, one in made.items() if find(one, [{"recipe": base.as_dict()}])]
     return {own[0] if own else "base": base} | {name: one for name, one in made.items() if name not in own}
 
 
@@ -80,11 +79,6 @@ def plan(names: Iterable[str], seeds: Iterable[int] = (), **changes) -> list[Rec
     return list(dict.fromkeys(planned))
 
 
-def _same(made: Recipe, recorded: dict) -> bool:
-    """Whether a recorded recipe trains as `made` does, whatever they are called and with whatever seed."""
-    return set(made.differences(recorded)) <= NAMES
-
-
 def missing(planned: Iterable[Recipe], records: Iterable[dict], ours: Path | None = None) -> list[Recipe]:
     """Those of `planned` that no record is of, whatever it is called.
 
@@ -100,8 +94,8 @@ def missing(planned: Iterable[Recipe], records: Iterable[dict], ours: Path | Non
 
 
 def find(made: Recipe, records: Iterable[dict]) -> list[dict]:
-    """The records of runs that were trained as `made`, with any seed."""
-    return [record for record in records if _same(made, record["recipe"])]
+    """The records of runs that were trained as `made`, whatever they are called and with any seed."""
+    return [record for record in records if set(made.differences(record["recipe"])) <= NAMES]
 
 
 def recorded(ours: Path, models: Path | None = None) -> list[dict]:
@@ -129,8 +123,7 @@ def results(records: Iterable[dict]) -> pd.DataFrame:
         groups = {name: group for name, group in found.items() if group}
         if len(groups) > 1 and next(iter(groups)) == next(iter(found)):
             tables.append(_beside_the_first(groups, spread).assign(axis=axis))
-    columns = ["axis", *COLUMNS.split()]
-    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+    return pd.concat(tables, ignore_index=True)[COLUMNS] if tables else pd.DataFrame(columns=COLUMNS)
 
 
 def compare(records: Iterable[dict], base: str = "base", spread: Spread | None = None) -> pd.DataFrame:
@@ -163,31 +156,30 @@ def _beside_the_first(groups: dict[str, list[dict]], spread: Spread) -> pd.DataF
     rows = []
     for variant, group in groups.items():
         first, top1 = group[0], statistics.tops(group)
+        changed = ((name, value) for name, value in first["recipe"].items() if name not in NAMES)
         difference, outcome, half = math.nan, None, spread.reach(len(top1), len(base_top1))
         if group is not base:
             difference = top1.mean() - base_top1.mean()
             outcome = statistics.outcome(difference, half, min(len(top1), len(base_top1)), spread.deviation)
-        seconds: dict[str, list[float]] = {}
-        for one in group:
-            seconds.setdefault(devices(one), []).append(one["seconds"])
+        seconds = pd.Series([float(one["seconds"]) for one in group]).groupby([*map(devices, group)], sort=False).mean()
         rows.append(
             {
                 "variant": variant,
-                "change": _change(first["recipe"], base_recipe),
+                "change": ", ".join(f"{name} {value}" for name, value in changed if value != base_recipe[name]),
                 "seeds": len(top1),
                 "top1": top1.mean(),
-                "spread": top1.std(ddof=1) if len(top1) > 1 else math.nan,
+                "spread": top1.std(),
                 "difference": difference,
                 "low": difference - half,
                 "high": difference + half,
                 "macs": first["macs"],
-                "seconds": [float(np.mean(times)) for times in seconds.values()],
-                "trained_on": "; ".join(seconds),
+                "seconds": seconds.tolist(),
+                "trained_on": "; ".join(seconds.index),
                 "compute": _compute(first),
                 "outcome": outcome,
             }
         )
-    return pd.DataFrame(rows, columns=COLUMNS.split())
+    return pd.DataFrame(rows)
 
 
 def _compute(record: dict) -> int:
@@ -198,8 +190,3 @@ def _compute(record: dict) -> int:
     network = MobileNet(made.architecture)
     macs = {size: cost.totals(network, size)[1] for size in made.image_sizes}
     return sum(macs[made.image_size(epoch)] for epoch in range(made.epochs))
-
-
-def _change(recipe: dict, base: dict) -> str:
-    """The fields in which `recipe` differs from `base`, as text."""
-    return ", ".join(f"{name} {recipe[name]}" for name in recipe if name not in NAMES and recipe[name] != base[name])

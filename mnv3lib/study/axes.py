@@ -59,16 +59,13 @@ class Study:
     claims: list
 
 
+@functools.cache
 def read(path: Path | None = None) -> Study:
     """What the file says (default: FILE). It is read once a process.
 
     Raises InputError, with the file and the key, on what makes no recipe or no test.
     """
-    return _read(path or FILE)
-
-
-@functools.cache
-def _read(path: Path) -> Study:
+    path = path or FILE
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -24,8 +24,8 @@ class Verdict(enum.StrEnum):
     MISSING = "not run yet"
 
 
-COLUMNS = "claim axis question every variant against difference low high seeds seeds_against verdict"
-OF_VERSIONS = "macs macs_against weight_decay weight_decay_against"
+COLUMNS = "claim axis question every variant against difference low high seeds seeds_against verdict".split()
+COLUMNS += "macs macs_against weight_decay weight_decay_against".split()
 
 
 def tests(table: pd.DataFrame, models: pd.DataFrame, spread: Spread) -> pd.DataFrame:
@@ -40,7 +40,7 @@ def tests(table: pd.DataFrame, models: pd.DataFrame, spread: Spread) -> pd.DataF
     rows = _of_versions(models, spread)
     for claim in axes.read().claims:
         rows += _of_claim(claim, table[table["axis"] == claim.axis].set_index("variant"), spread)
-    return pd.DataFrame(rows, columns=[*COLUMNS.split(), *OF_VERSIONS.split()])
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def verdicts(tests: pd.DataFrame) -> pd.DataFrame:
@@ -60,11 +60,12 @@ def recorded(models: Path | None = None) -> pd.DataFrame:
 def _of_claim(claim: Claim, rows: pd.DataFrame, spread: Spread) -> list[dict]:
     against = claim.against or (rows.index[0] if len(rows) else "base")
     about = {"claim": claim.text, "axis": claim.axis, "question": claim.question, "every": claim.every}
-    tested = []
+    tested, measured = [], rows[["top1", "seeds"]].to_dict("index")
     for name in claim.variants:
         row = about | {"variant": name, "against": against, "verdict": Verdict.MISSING}
-        if name in rows.index and against in rows.index:
-            row |= _tested(rows.loc[name], rows.loc[against], spread, claim.low, claim.high)
+        if name in measured and against in measured:
+            row |= measured[name] | {f"{key}_against": value for key, value in measured[against].items()}
+            row |= _tested(row, spread, claim.low, claim.high)
         tested.append(row)
     return tested
 
@@ -77,36 +78,29 @@ def _of_versions(models: pd.DataFrame, spread: Spread) -> list[dict]:
     """
     usual = models[models["usual"]].groupby(["model", "width", "epochs", "macs", "weight_decay"], as_index=False)
     usual = usual.agg(top1=("top1", "mean"), seeds=("top1", "size"))
-    usual["name"] = [f"{short(model)} {width:g}" for model, width in zip(usual["model"], usual["width"], strict=True)]
+    usual["variant"] = usual["model"].map(short) + usual["width"].map(" {:g}".format)
     version, about = usual["model"].str[:2], {"claim": VERSIONS, "question": False, "every": True}
     tested = []
     for older, newer in (("v1", "v2"), ("v2", "v3")):
-        pairs = []
-        for _, old in usual[version == older].iterrows():
-            lean = usual[(version == newer) & (usual["macs"] <= old["macs"]) & (usual["epochs"] == old["epochs"])]
-            if lean.empty:
-                continue
-            new = lean.loc[lean["top1"].idxmax()]
-            row = about | {"variant": new["name"], "against": old["name"]} | _tested(new, old, spread, 0, math.inf)
-            for name in ("macs", "weight_decay"):
-                row |= {name: new[name], f"{name}_against": old[name]}
-            pairs.append(row)
-        tested += pairs or [about | {"variant": newer, "against": older, "verdict": Verdict.MISSING}]
+        pairs = usual[version == older].merge(usual[version == newer], on="epochs", suffixes=("_against", ""))
+        pairs = pairs[pairs["macs"] <= pairs["macs_against"]].rename(columns={"variant_against": "against"})
+        best = pairs.loc[pairs.groupby("against", sort=False)["top1"].idxmax()].to_dict("records")
+        missing = about | {"variant": newer, "against": older, "verdict": Verdict.MISSING}
+        tested += [about | pair | _tested(pair, spread, 0, math.inf) for pair in best] or [missing]
     return tested
 
 
-def _tested(one: pd.Series, other: pd.Series, spread: Spread, least: float, most: float) -> dict:
-    """Whether top1 of `one` is `least` to `most` points above that of `other`, and by how much."""
-    difference, half = one["top1"] - other["top1"], spread.reach(one["seeds"], other["seeds"])
+def _tested(pair: dict, spread: Spread, least: float, most: float) -> dict:
+    """Whether top1 is `least` to `most` points above top1_against, and by how much."""
+    difference, half = pair["top1"] - pair["top1_against"], spread.reach(pair["seeds"], pair["seeds_against"])
     low, high = difference - half, difference + half
     verdict = Verdict.UNDECIDED
-    if min(one["seeds"], other["seeds"]) > 1 or abs(difference) >= spread.deviation:
+    if min(pair["seeds"], pair["seeds_against"]) > 1 or abs(difference) >= spread.deviation:
         if low >= least and high <= most:
             verdict = Verdict.HOLDS
         elif high < least or low > most:
             verdict = Verdict.FAILS
-    seeds = {"seeds": one["seeds"], "seeds_against": other["seeds"]}
-    return {"difference": difference, "low": low, "high": high, "verdict": verdict} | seeds
+    return {"difference": difference, "low": low, "high": high, "verdict": verdict}
 
 
 def _all(verdicts: Iterable[Verdict], every: bool) -> Verdict:

@@ -31,15 +31,11 @@ def count(network: MobileNet, inputs: torch.Tensor) -> pd.DataFrame:
         if isinstance(module, ConvNormActivation) and len(module) == 3
     }
     ranges = _outputs(network, inputs, layers, lambda output: output.amax((0, 2, 3)) - output.amin((0, 2, 3)))
-    return pd.DataFrame(
-        {
-            "layer": name,
-            "nonlinearity": type(module[2]).__name__,
-            "channels": len(ranges[name]),
-            "dead": int((ranges[name] < LIMIT).sum()),
-        }
-        for name, module in layers.items()
-    )
+    counted = {
+        name: (type(layers[name][2]).__name__, len(one), int((one < LIMIT).sum())) for name, one in ranges.items()
+    }
+    table = pd.DataFrame.from_dict(counted, "index", columns=["nonlinearity", "channels", "dead"])
+    return table.rename_axis("layer").reset_index()
 
 
 def gates(network: MobileNet, inputs: torch.Tensor) -> dict[str, torch.Tensor]:

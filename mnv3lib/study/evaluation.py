@@ -4,26 +4,24 @@ Everything is computed from the five best classes of each image and their probab
 or as the run recorded them ("recorded").
 """
 
-import math
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import binomtest
-from tqdm import tqdm
 
 from mnv3lib import data, inference, store
 from mnv3lib.data import Split
 from mnv3lib.errors import InputError
 from mnv3lib.networks import MobileNet
+from mnv3lib.progress import bar
 
-BINS = 15
+RIGHT = ["top1", "top5", "superclass_right"]  # what can be right of an image
 PORTION = 25  # images at a time: their maps stay in the cache, and malloc keeps the memory for the next layer
 
 
@@ -56,8 +54,7 @@ class Evaluation:
     def __post_init__(self):
         images = len(self.labels)
         shape = (images, min(5, len(self.names)))
-        whole = self.labels.dtype.kind in "iu" and self.guesses.dtype.kind in "iu"
-        if not images or not whole or self.guesses.shape != shape or self.probabilities.shape != shape:
+        if not images or self.guesses.shape != shape or self.probabilities.shape != shape:
             raise InputError(f"{self.run}: its predictions are not the five best classes of each image: train it again")
         numbers = np.concatenate([self.labels.ravel(), self.guesses.ravel()])
         if numbers.min() < 0 or numbers.max() >= len(self.names):
@@ -74,53 +71,65 @@ class Evaluation:
         """Whether each of the five guesses is right, bool [n, 5]."""
         return self.guesses == self.labels[:, None]
 
+    @cached_property
+    def _superclass_of(self) -> dict[str, str]:
+        """Of each class; one that has none stands for itself."""
+        return {name: data.SUPERCLASS_OF.get(name, name) for name in self.names}
+
+    @cached_property
+    def _images(self) -> pd.DataFrame:
+        """A row an image: run, class, superclass, what it was taken for, and whether each of RIGHT."""
+        best, (names, superclasses) = self.guesses[:, 0], np.array(list(self._superclass_of.items())).T
+        table = pd.DataFrame({"class": names[self.labels], "taken for": names[best]})
+        table["superclass"] = superclasses[self.labels]
+        right = self.hits[:, 0], self.hits.any(1), superclasses[best] == table["superclass"]
+        return table.assign(run=self.run, **dict(zip(RIGHT, right, strict=True)))
+
+    def _shares(self, column: str, values: Iterable[str]) -> pd.DataFrame:
+        """A row a value of `column` of the images: images, and each of RIGHT in percent with its interval."""
+        groups = self._images.groupby(column)
+        hits = groups[RIGHT].sum().reindex(values, fill_value=0)
+        table = groups.size().reindex(values, fill_value=0).to_frame("images")
+        for name in RIGHT:
+            table[name] = 100 * hits[name] / table["images"]
+            table[[f"{name}_low", f"{name}_high"]] = [*map(wilson, hits[name], table["images"])]
+        return table
+
     @property
     def top1(self) -> float:
-        return _percent(self.hits[:, 0].sum(), len(self.labels))
+        return self._whole["top1"]
 
     @property
     def top5(self) -> float:
-        return _percent(self.hits.any(1).sum(), len(self.labels))
+        return self._whole["top5"]
 
     @property
     def superclass_right(self) -> float:
         """The share of images whose best guess lies in the right superclass."""
-        return _percent(self._in_superclass.sum(), len(self.labels))
+        return self._whole["superclass_right"]
+
+    @cached_property
+    def _whole(self) -> dict:
+        return self._shares("run", [self.run]).to_dict("records")[0]
 
     @property
     def confidence(self) -> float:
         """The mean probability of the best guess."""
         return 100 * float(self.probabilities[:, 0].mean(dtype=np.float64))
 
-    @cached_property
-    def superclass_names(self) -> tuple[str, ...]:
-        """The 20 superclasses in alphabetical order; where a class has none it stands for itself."""
-        return tuple(sorted({data.SUPERCLASS_OF.get(name, name) for name in self.names}))
-
-    @cached_property
-    def _superclass(self) -> np.ndarray:
-        """The number of each class's superclass."""
-        return np.array([self.superclass_names.index(data.SUPERCLASS_OF.get(name, name)) for name in self.names])
-
-    @cached_property
-    def _in_superclass(self) -> np.ndarray:
-        """Whether the best guess lies in the right superclass, bool [n]."""
-        return self._superclass[self.guesses[:, 0]] == self._superclass[self.labels]
-
     def summary(self) -> dict:
-        """One row for the table of all runs; low and high bound the 95 % interval of the accuracy before them."""
-        recipe, images = self.record["recipe"], len(self.labels)
+        """The run's row of the table `summary`."""
+        recipe = self.record["recipe"]
         return {
             "run": self.run,
             "model": recipe["model"],
             "width": recipe["width"],
             "parameters": self.record["parameters"],
             "macs": self.record["macs"],
-            **_share("top1", self.hits[:, 0].sum(), images),
-            **_share("top5", self.hits.any(1).sum(), images),
+            **{name: value for name, value in self._whole.items() if name.startswith("top")},
             "confidence": self.confidence,
             "ece": self.ece,
-            "images": images,
+            "images": len(self.labels),
             "measured_on": measured_on(recipe),
             "source": self.source,
             "recorded_top1": self.recorded_top1,
@@ -136,44 +145,28 @@ class Evaluation:
         return abs(self.top1 - self.recorded_top1) < 0.01 - 1e-9
 
     def per_class(self) -> pd.DataFrame:
-        """A row a class: class, superclass, images, top1 with interval, top5, superclass_right, most_taken_for.
-
-        superclass_right is the share of the class's images whose best guess lies in the right superclass, in percent.
-        """
-        rows = []
-        for label, name in enumerate(self.names):
-            mine = self.labels == label
-            images, hits = int(mine.sum()), self.hits[mine]
-            wrong = np.bincount(self.guesses[mine & ~self.hits[:, 0], 0])
-            row = {"class": name, "superclass": self.superclass_names[self._superclass[label]], "images": images}
-            row |= _share("top1", hits[:, 0].sum(), images)
-            row["top5"] = _percent(hits.any(1).sum(), images)
-            row["superclass_right"] = _percent(self._in_superclass[mine].sum(), images)
-            row["most_taken_for"] = self.names[wrong.argmax()] if len(wrong) else ""
-            rows.append(row)
-        return pd.DataFrame(rows)
+        """A row a class: class, superclass, images, top1 with interval, top5, superclass_right, most_taken_for."""
+        wrong = self.confusion()
+        wrong = wrong.mask(np.eye(len(wrong), dtype=bool), 0)
+        table = self._shares("class", self.names).assign(
+            superclass=self._superclass_of, most_taken_for=wrong.idxmax(axis=1).where(wrong.any(axis=1), "")
+        )
+        columns = "superclass images top1 top1_low top1_high top5 superclass_right most_taken_for"
+        return table[columns.split()].reset_index()
 
     def per_superclass(self) -> pd.DataFrame:
         """A row a superclass: superclass, images, top1 (the class is right), superclass_right, each with interval."""
-        rows = []
-        for number, name in enumerate(self.superclass_names):
-            mine = self._superclass[self.labels] == number
-            images, right = int(mine.sum()), self._in_superclass[mine].sum()
-            shares = _share("top1", self.hits[mine, 0].sum(), images) | _share("superclass_right", right, images)
-            rows.append({"superclass": name, "images": images} | shares)
-        return pd.DataFrame(rows)
+        table = self._shares("superclass", sorted(set(self._superclass_of.values())))
+        return table.drop(columns=["top5", "top5_low", "top5_high"]).reset_index()
 
     def confusion(self) -> pd.DataFrame:
         """How often a class (row) was taken for another (column): numbers of images, right ones on the diagonal."""
-        size = len(self.names)
-        counts = np.bincount(self.labels.astype(int) * size + self.guesses[:, 0], minlength=size**2)
-        index, columns = pd.Index(self.names, name="class"), pd.Index(self.names, name="taken for")
-        return pd.DataFrame(counts.reshape(size, size), index, columns)
+        counts = pd.crosstab(self._images["class"], self._images["taken for"])
+        return counts.reindex(index=self.names, columns=self.names, fill_value=0)
 
     def superclass_confusion(self) -> pd.DataFrame:
         """As `confusion`, between superclasses."""
-        of = {name: data.SUPERCLASS_OF.get(name, name) for name in self.names}
-        return self.confusion().groupby(of).sum().T.groupby(of).sum().T
+        return self.confusion().groupby(self._superclass_of).sum().T.groupby(self._superclass_of).sum().T
 
     def confused_pairs(self, count: int = 10) -> pd.DataFrame:
         """The pairs of classes most often taken for each other, both directions together.
@@ -181,36 +174,27 @@ class Evaluation:
         Columns: first, second, first_for_second (images of `first` taken for `second`), second_for_first, together,
         same_superclass.
         """
-        matrix = self.confusion().to_numpy()
-        i, j = np.triu_indices(len(self.names), k=1)
-        together = matrix[i, j] + matrix[j, i]
-        order = [k for k in np.argsort(-together, kind="stable")[:count] if together[k]]
-        i, j = i[order], j[order]
-        return pd.DataFrame(
-            {
-                "first": [self.names[k] for k in i],
-                "second": [self.names[k] for k in j],
-                "first_for_second": matrix[i, j],
-                "second_for_first": matrix[j, i],
-                "together": together[order],
-                "same_superclass": self._superclass[i] == self._superclass[j],
-            }
-        )
+        counts, names = self.confusion().to_numpy(), np.array(self.names)
+        i, j = np.triu_indices(len(names), k=1)
+        table = pd.DataFrame({"first": names[i], "second": names[j], "first_for_second": counts[i, j]})
+        table = table.assign(second_for_first=counts[j, i], together=counts[i, j] + counts[j, i])
+        table["same_superclass"] = table["first"].map(self._superclass_of) == table["second"].map(self._superclass_of)
+        table = table[table["together"] > 0].sort_values("together", ascending=False, kind="stable", ignore_index=True)
+        return table.head(count)
 
-    def calibration(self, bins: int = BINS) -> pd.DataFrame:
+    def calibration(self, bins: int = 15) -> pd.DataFrame:
         """The reliability table: images sorted by the probability of the best guess into equally wide bins.
 
         Columns: low, high (the bin is (low, high]), images, confidence (mean probability of the best guess) and top1,
         both in percent and missing in an empty bin.
         """
-        confidence = self.probabilities[:, 0].astype(np.float64).clip(0, 1)
-        index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-        images = np.bincount(index, minlength=bins)
-        with np.errstate(invalid="ignore"):
-            mean = 100 * np.bincount(index, confidence, bins) / images
-            top1 = 100 * np.bincount(index, self.hits[:, 0], bins) / images
         edges = np.arange(bins + 1) / bins
-        return pd.DataFrame({"low": edges[:-1], "high": edges[1:], "images": images, "confidence": mean, "top1": top1})
+        images = pd.DataFrame(
+            {"confidence": self.probabilities[:, 0].astype(float).clip(0, 1), "top1": self.hits[:, 0]}
+        )
+        groups = images.groupby(pd.cut(images["confidence"], edges, labels=False, include_lowest=True))
+        filled = groups.size().reindex(range(bins), fill_value=0).to_numpy()
+        return pd.DataFrame({"low": edges[:-1], "high": edges[1:], "images": filled}).join(100 * groups.mean())
 
     @property
     def ece(self) -> float:
@@ -221,16 +205,6 @@ class Evaluation:
         """
         table = self.calibration().dropna()
         return float(((table["top1"] - table["confidence"]).abs() * table["images"]).sum() / len(self.labels))
-
-
-def _percent(hits: int, images: int) -> float:
-    return 100 * float(hits) / images if images else math.nan
-
-
-def _share(name: str, hits: int, images: int) -> dict[str, float]:
-    """The columns `name`, `name`_low and `name`_high: a share and its interval, in percent."""
-    low, high = wilson(int(hits), images)
-    return {name: _percent(hits, images), f"{name}_low": low, f"{name}_high": high}
 
 
 def measured_on(recipe: dict) -> str:
@@ -273,52 +247,40 @@ def evaluate(
     found = data.available(data_folder)
     if not (found or recorded) and any(record["recipe"]["dataset"] == "cifar100" for record in records):
         log("CIFAR-100 is not on this machine (see MNV3_DATA), so its runs are shown as they were recorded")
-    datasets, evaluations = {}, []
-    bar = tqdm(total=0, unit=" images", leave=False, disable=not sys.stderr.isatty())
+    load, evaluations = cache(partial(data.load, folder=data_folder)), []
     for record in records:
-        run, recipe = record["run"], record["recipe"]
-        start, name = time.perf_counter(), recipe["dataset"]
+        run, recipe, start = record["run"], record["recipe"], time.perf_counter()
+        name = recipe["dataset"]
         live = not recorded and (found or name != "cifar100") and store.has(run, store.WEIGHTS, models)
         if live:
-            if name not in datasets:
-                datasets[name] = data.load(name, data_folder)
-            dataset = datasets[name]
-            split = dataset.test if recipe["split"] == "full" else data.holdout(dataset.train)[1]
             network = store.load(run, models)
-            if network.classes != dataset.classes:
+            if network.classes != load(name).classes:
                 raise InputError(f"{run}: its weights have other classes than {name}: train it again")
-            bar.reset(total=len(split))
-            bar.set_description(run)
-            predictions = measure(network, split, recipe["image_sizes"][-1], bar.update)
+            split = data.parts(load(name), recipe["split"])[1]
+            predictions = measure(network, split, recipe["image_sizes"][-1], run)
         else:
             predictions = store.load_predictions(run, models)
         best = (predictions[part] for part in ("labels", "classes", "probabilities"))
         one = Evaluation(record, "live" if live else "recorded", data.CLASSES[name], *best)
         evaluations.append(one)
-        bar.clear()
         seconds = f", {time.perf_counter() - start:.0f} s" if live else ""
         log(f"{run}: top-1 {one.top1:.2f} % on {len(one.labels):,} images, {one.source}{seconds}")
         if not one.agrees:
             log(f"{run}: the {one.source} top-1 is {one.top1:.2f} %, but its record says {one.recorded_top1:.2f} %")
-    bar.close()
     return evaluations
 
 
-def measure(
-    network: MobileNet, split: Split, size: int = 32, progress: Callable[[int], object] = lambda images: None
-) -> dict[str, np.ndarray]:
-    """As `inference.best_five`, on the GPU where there is one; `progress` is told the images of each portion.
+def measure(network: MobileNet, split: Split, size: int = 32, title: str = "") -> dict[str, np.ndarray]:
+    """As `inference.best_five`, on the GPU where there is one, under a bar with the `title`.
 
     The network is left as it was: a copy is measured whose batch norms are folded into the convolutions.
     """
     device = inference.default_device()
     folded = inference.fold(network).to(device, memory_format=torch.channels_last)
-    portions = []
-    for start in range(0, len(split), PORTION):
-        portion = Split(split.images[start : start + PORTION], split.labels[start : start + PORTION]).to(device)
-        portions.append(inference.best_five(folded, portion, size))
-        progress(len(portion))
-    return {name: np.concatenate([portion[name] for portion in portions]) for name in portions[0]}
+    portions = list(map(Split, split.images.split(PORTION), split.labels.split(PORTION)))
+    watched = bar(portions, title, unit=" images", unit_scale=PORTION)
+    best = [inference.best_five(folded, portion, size) for portion in watched]
+    return {name: np.concatenate([each[name] for each in best]) for name in best[0]}
 
 
 def summary(evaluations: list[Evaluation]) -> pd.DataFrame:

@@ -39,11 +39,8 @@ def find_images(paths: Iterable[str | os.PathLike]) -> list[Path]:
     paths, found = [Path(path) for path in paths], []
     for path in paths:
         if path.is_dir():
-            found += sorted(
-                file
-                for file in path.iterdir()
-                if not (file.is_dir() or file.name.startswith(".") or file.suffix.lower() in COMPANIONS)
-            )
+            shown = (file for file in path.iterdir() if not (file.is_dir() or file.name.startswith(".")))
+            found += sorted(file for file in shown if file.suffix.lower() not in COMPANIONS)
         elif path.exists():
             found.append(path)
         else:
@@ -77,24 +74,18 @@ def label(
     if not runs:
         raise InputError(f"there are no trained models in {models}: train one with mnv3 train")
     sizes = {run: store.load_record(run, models)["recipe"]["image_sizes"][-1] for run in runs}
-    read, pixels = [], {size: [] for size in sizes.values()}
+    pixels, rows = {}, []
     for file in bar(files, "images"):
         try:
             image = load_image(file)
+            pixels[file] = {size: as_pixels(image, size) for size in set(sizes.values())}
         except InputError as error:
             report(str(error))
-            continue
-        read.append(file)
-        for size, several in pixels.items():
-            several.append(as_pixels(image, size))
-    names = [file.name for file in read]
-    if len(set(names)) < len(names):
-        names = read
-    names = [printable(name) for name in names]
-    rows = []
-    for run in bar(runs, "models") if read else ():
-        guesses = guess(store.load(run, models), torch.stack(pixels[sizes[run]]), top)
-        for image, best in zip(names, guesses, strict=True):
+    alone = len({file.name for file in pixels}) == len(pixels)
+    names = [printable(file.name if alone else file) for file in pixels]
+    for run in bar(runs, "models") if pixels else ():
+        inputs = torch.stack([each[sizes[run]] for each in pixels.values()])
+        for image, best in zip(names, guess(store.load(run, models), inputs, top), strict=True):
             rows += [(run, image, rank, *one) for rank, one in enumerate(best, start=1)]
     return rows
 
@@ -119,11 +110,9 @@ def score(guesses: "pandas.DataFrame", truth: dict[str, str]) -> "pandas.DataFra
     judged = judged.assign(right=judged["class"] == judged["image"].map(truth))
     rows = []
     for run, its in judged.groupby("run", sort=False):
-        first = its.loc[its["rank"] == 1, "right"]
-        images, right = len(first), int(first.sum())
-        rows.append(
-            (run, images, right, 100 * first.mean(), *wilson(right, images), its[its["right"]]["image"].nunique())
-        )
+        images, right = (its["rank"] == 1).sum(), its[its["right"]]
+        first = (right["rank"] == 1).sum()
+        rows.append((run, images, first, 100 * first / images, *wilson(first, images), right["image"].nunique()))
     return pandas.DataFrame(rows, columns=["run", "images", "right", "top1", "low", "high", "in_best"])
 
 
@@ -157,11 +146,7 @@ def as_text(rows: list[Row], format: str) -> str:
     images = [(*key, list(guesses)) for key, guesses in groupby(rows, key=lambda row: row[:2])]
     if format == "json":
         found = [
-            {
-                "run": run,
-                "image": image,
-                "guesses": [{"class": name, "probability": value} for *_, name, value in guesses],
-            }
+            {"run": run, "image": image, "guesses": [{"class": row[3], "probability": row[4]} for row in guesses]}
             for run, image, guesses in images
         ]
         return json.dumps(found, indent=1, ensure_ascii=False) + "\n"

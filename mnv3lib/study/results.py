@@ -18,8 +18,8 @@ GOALS = {
     ("v3_large", 0.5): (72.5, 75.0),
     ("v3_large", 1.0): (75.0, 78.0),
 }
-COLUMNS = "run model width recipe usual weight_decay seed epochs parameters macs top1 low high top5 minutes trained_on"
-COLUMNS += " images_per_second original"
+COLUMNS = "run model width recipe usual weight_decay seed epochs parameters macs top1 low high top5 minutes".split()
+COLUMNS += "trained_on images_per_second original".split()
 
 
 def recorded(models: Path | None = None) -> pd.DataFrame:
@@ -36,15 +36,10 @@ def recorded(models: Path | None = None) -> pd.DataFrame:
         if made["dataset"] != "cifar100" or made["split"] != "full" or "imported" in record:
             continue
         low, high = evaluation.wilson(round(result["top1"] / 100 * result["images"]), result["images"])
-        rows.append(
-            {name: made[name] for name in ("model", "width", "recipe", "weight_decay", "seed", "epochs")}
-            | {name: record[name] for name in ("run", "parameters", "macs", "images_per_second")}
-            | {"top1": result["top1"], "low": low, "high": high, "top5": result["top5"]}
-            | {"usual": is_usual(made), "minutes": record["seconds"] / 60, "trained_on": places.trained_on(record)}
-            | {"original": original.get((made["model"], made["width"]))}
-        )
-    table = pd.DataFrame(rows, columns=COLUMNS.split())
-    table = table.astype({"usual": bool, "original": float})
+        more = {"usual": is_usual(made), "minutes": record["seconds"] / 60, "trained_on": places.trained_on(record)}
+        more |= {"low": low, "high": high, "original": original.get((made["model"], made["width"]))}
+        rows.append(_flat(record) | more)
+    table = pd.DataFrame(rows, columns=COLUMNS).astype({"usual": bool, "original": float})
     return table.sort_values(["model", "width", "recipe", "seed", "run"], ignore_index=True)
 
 
@@ -54,23 +49,19 @@ def write_csv(models: Path) -> Path:
     Columns: run, those fields, parameters, macs, top1 and top5 (percent), images, seconds, images_per_second,
     device, processor, threads (where the run began), commit, started.
     """
-    records = [store.load_record(run, models) for run in store.runs(models)]
-    recipes = [record["recipe"] for record in records]
-    varying = [name for name in DEFAULTS if len({str(one[name]) for one in recipes}) > 1]
-    rows = [
-        {"run": record["run"]}
-        | {name: made[name] for name in varying}
-        | {name: record[name] for name in ("parameters", "macs")}
-        | record["result"]
-        | {name: record[name] for name in ("seconds", "images_per_second")}
-        | {name: record["environment"].get(name) for name in ("device", "processor", "threads")}
-        | {name: record[name] for name in ("commit", "started")}
-        for record, made in zip(records, recipes, strict=True)
-    ]
+    columns = "parameters macs top1 top5 images seconds images_per_second device processor threads commit started"
+    rows = [_flat(store.load_record(run, models)) for run in store.runs(models)]
+    table = pd.DataFrame(rows, columns=["run", *DEFAULTS, *columns.split()])
+    table = table.drop(columns=[name for name in DEFAULTS if table[name].astype(str).nunique(dropna=False) < 2])
     path = Path(models) / "runs.csv"
     with writing.replacing(path) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")
+        table.to_csv(temporary, index=False, lineterminator="\n")
     return path
+
+
+def _flat(record: dict) -> dict:
+    """The fields of a record, of its recipe, its result and its environment side by side."""
+    return record | record["recipe"] | record["result"] | record["environment"]
 
 
 def peers() -> pd.DataFrame:

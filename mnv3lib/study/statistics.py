@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import numpy as np
+import pandas as pd
 import scipy.stats
 
 from mnv3lib.study.places import devices
@@ -52,9 +52,9 @@ def repeated(records: Iterable[dict]) -> list[list[dict]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def tops(group: Iterable[dict]) -> np.ndarray:
+def tops(group: Iterable[dict]) -> pd.Series:
     """Top-1 of each record, in percent."""
-    return np.array([one["result"]["top1"] for one in group])
+    return pd.Series([one["result"]["top1"] for one in group])
 
 
 def seed_spread(records: Iterable[dict]) -> Spread:
@@ -64,7 +64,7 @@ def seed_spread(records: Iterable[dict]) -> Spread:
     """
     groups = [tops(group) for group in repeated(records)]
     freedom = sum(len(values) - 1 for values in groups)
-    squares = sum(float(np.var(values)) * len(values) for values in groups)
+    squares = sum(values.var() * (len(values) - 1) for values in groups)
     return Spread(math.sqrt(squares / freedom) if freedom else math.nan, freedom)
 
 
@@ -75,7 +75,7 @@ def deviations(records: Iterable[dict]) -> tuple[list[float], float]:
     """
     groups = [tops(group) for group in repeated(records) if len(group) > 2]
     p = float(scipy.stats.bartlett(*groups).pvalue) if len(groups) > 1 else math.nan
-    return [float(values.std(ddof=1)) for values in groups], p
+    return [values.std() for values in groups], p
 
 
 def device_effect(records: Iterable[dict]) -> tuple[float, float, int]:
@@ -84,16 +84,18 @@ def device_effect(records: Iterable[dict]) -> tuple[float, float, int]:
     Least squares with an effect of each recipe, from those that have runs of both; the interval is Student's. Both are
     NaN where there are too few.
     """
-    groups = [(tops(group), np.array([devices(one).startswith("GPU") for one in group])) for group in repeated(records)]
-    groups = [(values, on_gpu) for values, on_gpu in groups if len(set(on_gpu)) == 2]
-    freedom = sum(len(values) - 1 for values, _ in groups) - 1
+    groups = [
+        pd.DataFrame({"top1": tops(group), "on_gpu": [float(devices(one).startswith("GPU")) for one in group]})
+        for group in repeated(records)
+    ]
+    within = [runs - runs.mean() for runs in groups if runs["on_gpu"].nunique() == 2]
+    freedom = sum(map(len, within)) - len(within) - 1
     if freedom < 1:
-        return math.nan, math.nan, len(groups)
-    values = np.concatenate([values - values.mean() for values, _ in groups])
-    on_gpu = np.concatenate([on_gpu - on_gpu.mean() for _, on_gpu in groups])
-    effect = values @ on_gpu / (on_gpu @ on_gpu)
-    error = math.sqrt(np.sum((values - effect * on_gpu) ** 2) / freedom / (on_gpu @ on_gpu))
-    return float(effect), float(scipy.stats.t.ppf(0.975, freedom)) * error, len(groups)
+        return math.nan, math.nan, len(within)
+    top1, on_gpu = pd.concat(within).to_numpy().T
+    effect = top1 @ on_gpu / (on_gpu @ on_gpu)
+    error = math.sqrt(((top1 - effect * on_gpu) ** 2).sum() / freedom / (on_gpu @ on_gpu))
+    return float(effect), float(scipy.stats.t.ppf(0.975, freedom)) * error, len(within)
 
 
 def outcome(difference: float, half: float, seeds: int, deviation: float) -> Outcome:

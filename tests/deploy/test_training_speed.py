@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mnv3lib import recipe
+from mnv3lib import kernels, recipe
 from mnv3lib.commands import main
 from mnv3lib.deploy import latency, training_speed
 from mnv3lib.errors import InputError
@@ -13,6 +13,7 @@ def test_ratios_are_to_the_faster_plain_loop_and_the_warm_up_does_not_count(monk
     asked = []
     speeds = {
         "mnv3lib": iter([999, 30, 60, 40]),
+        "mnv3lib, torch alone": iter([512, 25, 29, 27]),
         "plain": iter([128, 10, 12, 11]),
         "plain, 2 workers": iter([256, 20, 22, 18]),
     }
@@ -20,17 +21,29 @@ def test_ratios_are_to_the_faster_plain_loop_and_the_warm_up_does_not_count(monk
     def start(make, loop, made, threads):
         def train(steps):
             asked.append((loop, steps))
-            return next(speeds[loop]), 7
+            return next(speeds[loop]), 7, 100.0 + len(loop)
 
         return train
 
     monkeypatch.setattr(training_speed.processes, "start", start)
     table = training_speed.compare("v3_small", 0.25, rounds=3, seconds=4, threads=2).set_index("loop")
-    assert table["images_per_second"].to_dict() == {"mnv3lib": 40, "plain": 11, "plain, 2 workers": 20}
+    assert table["images_per_second"].to_dict() == {
+        "mnv3lib": 40,
+        "mnv3lib, torch alone": 27,
+        "plain": 11,
+        "plain, 2 workers": 20,
+    }
+    assert table["peak_mib"]["plain"] == 105
+    assert set(table["kernels"]) == {kernels.way()}
     assert table["times"]["mnv3lib"] == 2
     assert table.loc["mnv3lib", ["low", "high"]].tolist() == [30, 60]
-    assert dict(asked) == {"mnv3lib": 31, "plain": 4, "plain, 2 workers": 8}  # four seconds' worth of batches of 128
-    assert [loop for loop, _ in asked[:3]] == list(training_speed.LOOPS)
+    assert dict(asked) == {  # four seconds' worth of batches of 128
+        "mnv3lib": 31,
+        "mnv3lib, torch alone": 16,
+        "plain": 4,
+        "plain, 2 workers": 8,
+    }
+    assert [loop for loop, _ in asked[:4]] == list(training_speed.LOOPS)
     assert latency.file_name(table.reset_index()).endswith("_2-threads_training.csv")
 
 
@@ -57,6 +70,16 @@ def test_shares_of_a_step_name_the_operators_that_cost():
     assert (shares > 1).all()  # an operator that torch has renamed would have gone into the rest
     assert shares.filter(like="convolution").sum() > 20
     assert torch.get_num_threads() == threads
+
+
+def test_the_loop_with_torch_alone_has_no_kernels(monkeypatch):
+    monkeypatch.setenv("MNV3_KERNELS", "")
+    kernels._loops.cache_clear()
+    monkeypatch.setattr(training_speed, "_ours", lambda made: lambda steps: (kernels.way(), 7))
+    way, parameters, peak = training_speed._loop("mnv3lib, torch alone", None, 1)(1)
+    kernels._loops.cache_clear()
+    assert (way, parameters) == ("torch", 7)
+    assert peak > 100
 
 
 def test_command_line_in_real_processes(capsys, tmp_path):

@@ -105,6 +105,7 @@ def test_a_file_of_something_else_is_refused(text, tmp_path):
 
 def test_without_a_checkout_the_command_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(axes, "FILE", tmp_path / "ablations.yaml")
+    axes.read.cache_clear()
     assert main(["sweep", "--ablation", "dropout", "--dry-run"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert f"there is no {tmp_path}" in line and "checkout" in line
