@@ -103,8 +103,8 @@ STEPS = [
     (dict(model="v1", lowered_strides=2), 2, 9, 7),
     (dict(model="v2"), 4, 16, 18),
     (dict(model="v3_small"), 4, 16, 18),
-    (dict(model="v3_small", width=0.5, lowered_strides=0, se_last=True), 129, 33, 32),
-    (dict(model="v3_large", lowered_strides=1), 2, 17, 16),
+    (dict(model="v3_small", width=0.5, lowered_strides=0, se_last=True, nonlinearity="hard_swish"), 129, 33, 32),
+    (dict(model="v3_large", lowered_strides=1, nonlinearity="hard_swish"), 2, 17, 16),
     (dict(model="v3_small", nonlinearity="relu", squeeze_excitation="all"), 3, 16, 16),
     (dict(model="v2", nonlinearity="hard_swish", hard_swish="composed", squeeze_excitation="all"), 3, 8, 8),
     (dict(model="v1", nonlinearity="hard_swish"), 3, 8, 8),
@@ -124,12 +124,16 @@ def test_a_step_is_as_exact_as_torchs(options, way):
     assert exact.keys() == ours.keys()
     parameters = [name for name, _ in network.named_parameters()]
     statistics = [name for name, _ in network.named_buffers() if "running" in name]
-    for names in (["logits"], ["images"], parameters, statistics):
+    for names in (["logits"], statistics, ["images"], parameters):
         results = [torch.cat([result[name].flatten() for name in names]) for result in (ours, usual, exact)]
-        # A single ReLU that falls on the other side of its kink moves gradients by 1e-4 to 1e-2 in any arithmetic.
-        assert as_exact(*results, rounding=2e-2 if way == "torch" or "relu" in str(network).lower() else 1e-5), names[
-            :1
-        ]
+        rounding = 2e-6
+        if way == "torch" or (
+            names not in (["logits"], statistics) and architecture.get("nonlinearity") != "hard_swish"
+        ):
+            # torch's own norm in channels_last is that far off, and so is any gradient where a single ReLU falls on
+            # the other side of its kink.
+            rounding = 1e-2
+        assert as_exact(*results, rounding), names[:1]
 
 
 def test_dropout_and_counts_are_the_plain_ones(way):
