@@ -156,7 +156,7 @@ def test_an_old_checkpoint_is_imported(tmp_path, few_digits, trying, refused, ca
     theirs = mobilenet_v3_small(num_classes=10).eval()
     path, models = tmp_path / "old.pth", tmp_path / "models"
     torch.save({"state_dict": {f"module.{key}": value for key, value in theirs.state_dict().items()}}, path)
-    monkeypatch.setattr(data, "load", lambda *_: few_digits)
+    monkeypatch.setattr(data, "load", lambda *_, **__: few_digits)
     command = ["import", path, "--model", "small", "--lowered-strides", "0", "--dataset", "digits", "--models", models]
     assert main([*map(str, command), "--run", "old", "--mean", ".5", ".5", ".5", "--std", ".2", ".2", ".2"]) == 0
     network = store.load("old", models)

@@ -214,7 +214,8 @@ def test_the_end_of_the_command_ends_all_notebooks(meeting, tmp_path, end):
     kernels = meeting("time.sleep(600)", "time.sleep(600)")
     (tmp_path / "models").mkdir()
     code = (
-        "from pathlib import Path; from mnv3lib.report import pages, running; here = Path.cwd()\n"
+        "import signal; from pathlib import Path; from mnv3lib.report import pages, running; here = Path.cwd()\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell in the background has it ignored
         "pages._data_parameters, running.cores = lambda log: {}, lambda: 2\n"
         "pages.make(notebooks=here / 'notebooks', output=here / 'report', figures=here / 'figures',"
         " models=here / 'models')"

@@ -14,11 +14,11 @@ from mnv3lib.recipe import MODELS
 def page() -> dict:
     """The names that the cells with the parameters, the imports and the functions define."""
     notebook = json.loads((ROOT / "notebooks" / "01_versions_explained.ipynb").read_text(encoding="utf-8"))
-    cells = {cell["id"]: "".join(cell["source"]) for cell in notebook["cells"]}
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     names = {}
     with plt.rc_context():
-        for cell in ("1", "2", "block-table", "draw-block"):
-            exec(cells[cell], names)
+        for marker in ("models_folder =", "import ", "def block_table(", "def draw_block("):
+            exec(next(cell for cell in cells if marker in cell), names)
     return names
 
 
