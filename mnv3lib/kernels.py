@@ -1,9 +1,9 @@
 """A training step on a CPU, faster than torch's own operators make it.
 
-`forward` answers as the network does. Where Numba is installed, batch norm, activation, depthwise convolution and
-squeeze-excitation are its loops (compiled.py): they go through memory half as often, keep what a convolution gives and
-not what is made of it, and sum in float64. The rest is torch's, with the weight gradients of two kinds of convolution
-made otherwise, which without Numba is all that is gained:
+`forward` answers as the network does. Where Numba is installed, and with one thread, batch norm, activation, depthwise
+convolution and squeeze-excitation are its loops (compiled.py): they go through memory half as often, keep what a
+convolution gives and not what is made of it, and sum in float64. The rest is torch's, with the weight gradients of two
+kinds of convolution made otherwise, which else is all that is gained:
 
 - 5x5 depthwise: oneDNN's fast kernel is for kernels up to three wide, so it is called twice with such;
 - pointwise with few outputs: the roles of input and gradient are swapped.
@@ -42,9 +42,19 @@ def _loops():
     return compiled
 
 
+def _chosen() -> bool:
+    """Whether the loops serve: with one thread, or where MNV3_KERNELS is `numba`.
+
+    torch's threads wait for their next layer without giving up their core, so that with several the loops' own threads
+    come too late: the step takes a tenth longer than torch alone needs, by measurement.
+    """
+    wanted = torch.get_num_threads() == 1 or os.environ.get("MNV3_KERNELS") == "numba"
+    return wanted and _loops() is not None
+
+
 def way() -> str:
     """Which way a training step goes on the CPU: "torch", or Numba with its version."""
-    return f"numba {version('numba')}" if _loops() else "torch"
+    return f"numba {version('numba')}" if _chosen() else "torch"
 
 
 def serve(network: nn.Module, images: torch.Tensor) -> bool:
@@ -118,12 +128,12 @@ def _run(module: nn.Module, x: torch.Tensor | _Summed | _Pending) -> torch.Tenso
                 x.z, x.norm.weight, x.norm.bias, x.affine, x.activation, x.later, mlp, *mlp.parameters()
             )
     if isinstance(module, nn.Conv2d) and module.bias is None:
-        if _loops() and _is_depthwise(module):
+        if _chosen() and _is_depthwise(module):
             return _depthwise(module, x)
         return _Convolution.apply(_finished(x), module.weight, module.stride, module.padding, module.groups)
     sums, later = (x.sums.numpy(), x.later) if isinstance(x, _Summed) else (None, None)
     x = _finished(x)
-    if isinstance(module, nn.BatchNorm2d) and _loops() and _is_usual(module, x):
+    if isinstance(module, nn.BatchNorm2d) and _chosen() and _is_usual(module, x):
         return _Pending(x, module, _affine(module, x, sums), NONE, later)
     if isinstance(module, nn.Hardswish):
         return F.hardswish(x)  # in place it would first copy its input for the gradient

@@ -24,7 +24,7 @@ from mnv3lib.networks import MobileNet
 
 NETWORKS = (("v3_small", 0.25), ("v3_small", 1.0), ("v3_large", 1.0))
 LOOPS = {
-    "mnv3lib": "this package's loop, with compiled kernels where Numba is installed",
+    "mnv3lib": "this package's loop, with compiled kernels where Numba is installed and there is one thread",
     "mnv3lib, torch alone": "this package's loop without them",
     "plain": "plain loop, images loaded in the training process",
     "plain, 2 workers": "plain loop, images loaded by two workers",
