@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: help setup report test faults lint lab lock
 
 help:
-	@echo "make report   run the notebooks and write report/index.html (about half an hour on two slow cores)"
+	@echo "make report   run the notebooks and write report/index.html (eleven minutes on two cores, more on slow ones)"
 	@echo "make test     run the tests (a few minutes)"
 	@echo "make faults   try many more faults than make test does, write tests/FAULTS.md (about ten minutes)"
 	@echo "make lint     check style, notebooks and whether the report is up to date"
