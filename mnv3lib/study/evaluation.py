@@ -6,6 +6,7 @@ or as the run recorded them ("recorded").
 
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from mnv3lib.networks import MobileNet
 from mnv3lib.progress import bar
 
 RIGHT = ["top1", "top5", "superclass_right"]  # what can be right of an image
-PORTION = 50  # images at a time: their maps stay in the cache, and little memory is kept from call to call
+PORTION = 25  # images at a time: their maps stay in the cache, and little memory is kept from call to call
 
 
 def wilson(hits: int, trials: int) -> tuple[float, float]:
@@ -279,8 +280,14 @@ def measure(network: MobileNet, split: Split, size: int = 32, title: str = "") -
     device = inference.default_device()
     folded = inference.fold(network).to(device, memory_format=torch.channels_last)
     portions = list(map(Split, split.images.split(PORTION), split.labels.split(PORTION)))
-    watched = bar(portions, title, unit=" images", unit_scale=PORTION)
-    best = [inference.best_five(folded, portion, size) for portion in watched]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a portion a thread: several threads at one small portion wait for each other
+    try:
+        with ThreadPoolExecutor(threads if device.type == "cpu" else 1) as pool:
+            found = pool.map(lambda portion: inference.best_five(folded, portion, size), portions)
+            best = list(bar(found, title, total=len(portions), unit=" images", unit_scale=PORTION))
+    finally:
+        torch.set_num_threads(threads)
     return {name: np.concatenate([each[name] for each in best]) for name in best[0]}
 
 
