@@ -107,15 +107,16 @@ def fit_recipe(
     *,
     state: Path | None = None,
     device: torch.device | None = None,
+    until: int | None = None,
     log: Callable[[str], None] = print,
 ) -> Fit:
     """Train the network of `recipe` on `dataset`, epoch by epoch, and measure it after the last.
 
     With `state`, a file, a checkpoint is written there after every epoch, and a run found there goes on, also on
-    another device. On one CPU with one number of threads it ends with the same weights, bit for bit, as a run never
-    stopped, or as another of the same seed. Other machines, thread counts and versions of torch round differently, and
-    a GPU from run to run: nothing is promised about them. Raises DivergedError when the loss or a weight is no finite
-    number.
+    another device. `until` is the epoch after which to stop, instead of the recipe's last. On one CPU with one number
+    of threads it ends with the same weights, bit for bit, as a run never stopped, or as another of the same seed. Other
+    machines, thread counts and versions of torch round differently, and a GPU from run to run: nothing is promised
+    about them. Raises DivergedError when the loss or a weight is no finite number.
     """
     device = device or default_device()
     keep_memory()
@@ -138,7 +139,7 @@ def fit_recipe(
 
     predictions = None
     step = CapturedStep() if device.type == "cuda" else gradients
-    for epoch in range(len(history), recipe.epochs):
+    for epoch in range(len(history), until or recipe.epochs):
         row = train_epoch(recipe, network, several, train_split, epoch, step)
         start = time.perf_counter()
         predictions = best_five(network, test_split, recipe.image_sizes[-1])

@@ -9,12 +9,12 @@ import os
 import signal
 import sys
 
-from mnv3lib.commands import evaluate, export, importing, latency, predict, report, sweep, train
+from mnv3lib.commands import evaluate, export, importing, latency, predict, report, sweep, train, verify
 from mnv3lib.commands.options import Parser
 from mnv3lib.errors import DivergedError, ExportError, InputError, NotebookError, one_line
 
 COMMANDS = dict(train=train, sweep=sweep, evaluate=evaluate, predict=predict, export=export, latency=latency)
-COMMANDS |= {"report": report, "import": importing}
+COMMANDS |= {"verify": verify, "report": report, "import": importing}
 
 
 def main(arguments: list[str] | None = None) -> int:
