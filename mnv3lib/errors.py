@@ -9,6 +9,10 @@ class InputError(ValueError):
     The message is one line that names the culprit and the mend; the command line prints it as it is.
     """
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython, and so JupyterLab, shows in place of a traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class DivergedError(RuntimeError):
     """The loss, a weight or a guess is no longer a finite number. The checkpoint is the last good epoch's."""

@@ -85,6 +85,14 @@ def made_already(recipe: Recipe, models: Path, weights: bool = True) -> dict | N
     return record
 
 
+def has_made(recipe: Recipe, models: Path, weights: bool = True) -> bool:
+    """Whether `made_already` finds the run, with `weights` if they are wanted."""
+    try:
+        return made_already(recipe, models, weights) is not None
+    except InputError:
+        return False
+
+
 def describe(fit: Fit) -> dict:
     """The record of a run, ready for JSON. Accuracies are in percent."""
     recipe = fit.recipe

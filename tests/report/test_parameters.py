@@ -1,10 +1,14 @@
 """What the notebooks may be told: the wrong is refused before anything runs, and no parameter is forgotten."""
 
-import ast
+import json
+import os
+from pathlib import Path
 
+import nbformat
 import papermill
 import pytest
 import yaml
+from nbformat.v4 import new_code_cell
 
 from mnv3lib import recipe
 from mnv3lib.errors import InputError
@@ -17,11 +21,14 @@ NOTEBOOKS = {page.name: page.path for page in pages.pages()}
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_every_parameter_has_a_rule(name):
-    """But fields of a recipe, which have rules of their own, folders and bools."""
+    """But fields of a recipe, which have rules of their own, and folders."""
     ruled = {*parameters.CHOICES, *parameters.WHOLE, *parameters.ABOVE_ZERO, *parameters.RUNS}
-    for parameter, told in papermill.inspect_notebook(str(NOTEBOOKS[name])).items():
-        exempt = parameter.endswith("folder") or parameter in ("save_to", "changes", "recipe", "axis", "variant")
-        if not exempt and parameter not in recipe.DEFAULTS and ast.literal_eval(told["default"]) not in (True, False):
+    for parameter, default in parameters.defaults(NOTEBOOKS[name]).items():
+        kind = parameters.KINDS.get(parameter)
+        if isinstance(default, list | dict | bool):
+            assert kind is type(default)
+        exempt = parameter.endswith("folder") or parameter in ("save_to", "recipe", "axis", "variant")
+        if not exempt and kind not in (dict, bool) and parameter not in recipe.DEFAULTS:
             assert parameter in ruled
 
 
@@ -53,7 +60,21 @@ def test_notebooks_that_measure_times_run_alone():
         ("03_evaluate", {"threads": -1}, "threads -1"),
         ("04_latency", {"models": ["v1", "v4"]}, "'v4'"),
         ("04_latency", {"widths": [0.5, 0]}, "widths 0"),
-        ("04_latency", {"widths": 0.5}, "should be list"),
+        ("04_latency", {"widths": {"v1": 0.5}}, "should be list"),
+        ("04_latency", {"widths": "0.5"}, "widths '0.5'"),
+        ("04_latency", {"widths": "[0.5, NaN]"}, "widths nan"),
+        ("04_latency", {"widths": []}, "at least one"),
+        ("04_latency", {"models": None}, "should be list"),
+        ("04_latency", {"exported": "a/b"}, "no name of a run"),
+        ("03_evaluate", {"runs": [12]}, "runs 12"),
+        ("03_evaluate", {"recorded": "perhaps"}, "should be bool"),
+        ("03_evaluate", {"models_folder": None}, "should be str"),
+        ("03_evaluate", {"images_folder": 3}, "should be str"),
+        ("02_train", {"epochs": None}, "should be int"),
+        ("02_train", {"width": float("inf")}, "width inf"),
+        ("02_train", {"changes": "label_smoothing=0.1"}, "should be dict"),
+        ("02_train", {"changes": '{"momentum": Infinity}'}, "momentum inf"),
+        ("02_train", {"changes": {1: 2}}, "unknown field of a recipe 1"),
         ("04_latency", {"batches": [1, 2.5]}, "batches 2.5"),
         ("04_latency", {"device": "tpu"}, "device 'tpu'"),
         ("04_latency", {"seconds": float("nan")}, "seconds nan"),
@@ -76,3 +97,100 @@ def test_the_other_questions_can_be_asked():
         for variant in one.variants:
             parameters.check(NOTEBOOKS["05_ablations"], {"axis": axis, "variant": variant, "dataset": "digits"})
     parameters.check(NOTEBOOKS["03_evaluate"], {"run_in_detail": None, "runs": ["mobilenet_v3_small_0.25"]})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "meant"),
+    [
+        ("changes", '{"label_smoothing": 0.1}', {"label_smoothing": 0.1}),
+        ("changes", "{'se_last': True}", {"se_last": True}),
+        ("changes", "{}", {}),
+        ("runs", "mobilenet_v3_small_0.25", ["mobilenet_v3_small_0.25"]),
+        ("runs", '["a", "b"]', ["a", "b"]),
+        ("runs", "12", ["12"]),
+        ("runs", "null", ["null"]),
+        ("runs", [], []),
+        ("widths", 0.5, [0.5]),
+        ("widths", "(0.25, 1)", [0.25, 1]),
+        ("models", "v1", ["v1"]),
+        ("recorded", "false", False),
+        ("recorded", "True", True),
+        ("save_to", None, None),
+        ("save_to", Path("a"), "a"),
+        ("models_folder", "~/a", os.path.expanduser("~/a")),  # noqa: PTH111
+    ],
+)
+def test_text_and_single_values_are_taken_as_they_are_meant(name, value, meant):
+    page = next(path for path in NOTEBOOKS.values() if name in parameters.defaults(path))
+    assert parameters.check(page, {name: value}) == {name: meant}
+
+
+def opened(name: str, injected: str = "", **changes) -> dict:
+    """The namespace of a notebook whose parameters are set."""
+    return (
+        parameters.defaults(NOTEBOOKS[name]) | changes | {"In": ["", "...", injected and f"# Parameters\n{injected}"]}
+    )
+
+
+@pytest.mark.parametrize("place", [".", "notebooks"])
+def test_a_notebook_settles_its_parameters(place, monkeypatch):
+    """Folders are the same wherever papermill was started; in the notebook's own folder, as pages show them."""
+    monkeypatch.chdir(ROOT / place)
+    before = opened("02_train", "epochs = 3\nchanges = 0", epochs=3, changes='{"se_last": true}', tuning_folder="/a")
+    namespace = before.copy()
+    parameters.settle("02_train", namespace)
+    changed = {name for name, value in namespace.items() if value != before[name]}
+    folders = {name for name in before if name.endswith("_folder")} - {"data_folder", "tuning_folder"} | {"save_to"}
+    assert changed == {"changes"} | (folders if place == "." else set())
+    assert namespace["changes"] == {"se_last": True}
+    for name in folders:
+        assert Path(namespace[name]).resolve() == (ROOT / "notebooks" / before[name]).resolve()
+    parameters.settle("02_train", namespace)
+    assert Path(namespace["models_folder"]).resolve() == ROOT / "trained_models", (
+        "settled twice, as when a cell is rerun"
+    )
+
+
+@pytest.mark.parametrize(
+    ("injected", "changes", "word"),
+    [
+        ("epoch = 1", {"epoch": 1}, "unknown parameter 'epoch'"),
+        ("width = float('nan')", {"width": float("nan")}, "width nan"),
+        ("", {"width": "wide"}, "should be float"),
+    ],
+)
+def test_a_notebook_refuses_parameters(injected, changes, word):
+    with pytest.raises(InputError, match=rf"02_train\.ipynb: .*{word}"):
+        parameters.settle("02_train", opened("02_train", injected, **changes))
+
+
+def test_a_cell_of_parameters_that_did_not_run_is_told():
+    namespace = opened("02_train")
+    del namespace["epochs"]
+    with pytest.raises(InputError, match=r"should set epochs: run it first"):
+        parameters.settle("02_train", namespace)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebooks_settle_first_and_write_to_build(name):
+    code = [cell for cell in nbformat.read(NOTEBOOKS[name], as_version=4).cells if cell.cell_type == "code"]
+    assert code[0].metadata.tags == ["parameters"]
+    lines = [line for line in code[1].source.splitlines() if line and "import" not in line]
+    assert lines[0] == f'parameters.settle("{name}", globals())'
+    for parameter, default in parameters.defaults(NOTEBOOKS[name]).items():
+        if parameter in ("figures_folder", "save_to"):
+            assert default.startswith("../build/")
+
+
+def test_a_typo_is_one_line_in_the_first_cell(tmp_path, monkeypatch):
+    """By a real kernel, started from elsewhere, and as JupyterLab shows it."""
+    monkeypatch.chdir(tmp_path)
+    notebook = nbformat.read(NOTEBOOKS["03_evaluate"], as_version=4)
+    call = "from mnv3lib.report import parameters\nparameters.settle('03_evaluate', globals())"
+    notebook.cells = [notebook.cells[1], new_code_cell(call)]
+    nbformat.write(notebook, "small.ipynb")
+    with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter 'run'"):
+        papermill.execute_notebook("small.ipynb", "out.ipynb", {"run": "a"}, kernel_name="python3", progress_bar=False)
+    outputs = json.loads(Path("out.ipynb").read_text())["cells"][-1]["outputs"]
+    assert len(outputs) == 1 and len(outputs[0]["traceback"]) == 1
+    assert outputs[0]["traceback"][0].startswith("InputError: 03_evaluate.ipynb: unknown parameter 'run'")
