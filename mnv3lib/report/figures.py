@@ -1,5 +1,6 @@
 """Every figure of the report, in one style: legible in print and to the colour-blind."""
 
+import io
 import itertools
 import json
 import os
@@ -32,23 +33,47 @@ def use_style() -> None:
     plt.style.use("mnv3lib.report.figures")
 
 
-def show(figure: plt.Figure, name: str, *, alt: str, caption: str, folder: str | os.PathLike = "../figures") -> None:
-    """Write `folder`/`name`.png and show it in the notebook with its alternative text and its caption.
+def show(
+    figure: plt.Figure,
+    name: str,
+    *,
+    alt: str,
+    caption: str,
+    data: pd.DataFrame | None = None,
+    photographs: bool = False,
+    folder: str | os.PathLike = "../figures",
+) -> None:
+    """Write `folder`/`name`.svg, or .png where that is smaller, and show it with its alternative text and caption.
 
-    alt: what the figure says, for a reader who cannot see it; caption: how to read it (Markdown). The file's metadata
-    tell what made it: commit, versions, processor and time.
+    alt: what the figure says, for a reader who cannot see it; caption: how to read it (Markdown); data: what is drawn,
+    for `name`.csv beside it; photographs: whether it has some, which a dark page must not turn into negatives. The
+    file's metadata tell what made it: commit, versions, processor and time.
     """
-    from IPython.display import Image, Markdown, display
+    from IPython.display import SVG, Image, Markdown, display
 
-    path = Path(folder) / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    stamp = {"Title": name, "Description": alt, "Comment": caption, "Software": f"mnv3lib, {provenance.commit()}"}
-    stamp["Source"] = json.dumps(provenance.environment())
-    stamp["Creation Time"] = provenance.now()
-    figure.savefig(path, metadata=stamp)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    made = {"Title": name, "Description": alt, "Source": json.dumps(provenance.environment())}
+    software, now = f"mnv3lib, {provenance.commit()}", provenance.now()
+    forms = {
+        "svg": made | {"Creator": software, "Date": now},
+        "png": made | {"Comment": caption, "Software": software, "Creation Time": now},
+    }
+    files = {}
+    for form, metadata in forms.items():
+        files[form] = io.BytesIO()
+        figure.savefig(files[form], format=form, metadata=metadata)
     plt.close(figure)
-    display(Image(path.read_bytes(), width=round(figure.get_figwidth() * 96)), metadata={"image/png": {"alt": alt}})
-    display(Markdown(f"*{caption}*"))
+    form, content = min(((form, file.getvalue()) for form, file in files.items()), key=lambda one: len(one[1]))
+    (folder / f"{name}.{form}").write_bytes(content)
+    about = {"alt": alt, "caption": caption, "name": name, "file": f"{name}.{form}", "photographs": photographs}
+    about["width"] = round(figure.get_figwidth() * 96)
+    if data is not None:
+        about["data"] = f"{name}.csv"
+        data.to_csv(folder / about["data"], index=False, float_format="%.6g", lineterminator="\n")
+    kind, shown = ("image/svg+xml", SVG(content)) if form == "svg" else ("image/png", Image(content))
+    display(shown, metadata={kind: about})
+    display(Markdown(f"*{caption}*"), metadata={"caption": True})
 
 
 def logarithmic(axis: mpl.axis.Axis) -> None:

@@ -1,6 +1,5 @@
 """The report: the notebooks run and exported as pages, and which pages are out of date."""
 
-import base64
 import hashlib
 import json
 import os
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import yaml
+from bs4 import BeautifulSoup
 
 from mnv3lib import data, provenance, store, writing
 from mnv3lib.errors import InputError
@@ -22,7 +22,7 @@ from mnv3lib.report.parameters import defaults
 
 SETTINGS = "report.yaml"  # beside the notebooks: what the report passes to them and which it runs side by side
 MANIFEST = "manifest.json"
-HEADLINE = "03_accuracy_macs"  # the figure of README and index
+HEADLINES = ("03_accuracy_macs", "04_accuracy_against_latency")  # the figures of the start page
 
 
 class Page:
@@ -97,7 +97,7 @@ def make(
 
         def write(notebook: Path) -> None:
             page = Page(notebook)
-            html = export(jobs[notebook][0], page, all_pages, made)
+            html = export(jobs[notebook][0], page, all_pages, made, os.path.relpath(figures, output))
             (work / "pages" / page.file).write_text(html, encoding="utf-8")
             log(f"{page.name}: done")
 
@@ -106,22 +106,35 @@ def make(
             jobs, write, side_by_side=[notebooks / f"{name}.ipynb" for name in settings["side_by_side"]]
         )
         old_figures = tuple(page.name[:3] for page in kept)
-        shown = (figures if HEADLINE.startswith(old_figures) else work / "figures") / f"{HEADLINE}.png"
-        headline = base64.b64encode(shown.read_bytes()).decode() if shown.is_file() else None
-        index = readme.render("index.html.j2", models, pages=all_pages, figure=headline, made=made)
+        shown = [figure_of(work / "pages", name) for name in HEADLINES]
+        index = readme.render("index.html.j2", models, pages=all_pages, figures=shown, made=made)
         (work / "pages" / "index.html").write_text(index, encoding="utf-8")
         (work / "pages" / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-        new = {figure.name: figure for figure in sorted((work / "figures").glob("*.png"))}
+        new = {file.name: file for file in _figures(work / "figures")}
         with ExitStack() as copies:  # a full disk shows before anything is replaced
             for name, figure in new.items():
                 copy = copies.enter_context(writing.replacing(figures / name))
                 shutil.copyfile(figure, copy)
                 writing.sync(copy)
             writing.move_folder(work / "pages", output)
-        for old in figures.glob("[0-9][0-9]_*.png"):
+        for old in _figures(figures):
             if old.name not in new and not old.name.startswith(old_figures):
                 old.unlink()
     return output / "index.html"
+
+
+def _figures(folder: Path) -> list[Path]:
+    """The files of the figures that notebooks have written to `folder`."""
+    return [path for path in sorted(folder.glob("[0-9][0-9]_*")) if path.suffix in (".svg", ".png", ".csv")]
+
+
+def figure_of(folder: Path, name: str) -> str:
+    """The figure `name` as the pages in `folder` have it, with its caption; empty where none has it."""
+    for page in sorted(folder.glob(f"{name[:2]}_*.html")):
+        for figure in BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")("figure"):
+            if figure.select_one(f'a.full[href*="/{name}."]'):
+                return str(figure)
+    return ""
 
 
 def _refuse_to_replace_others(output: Path, figures: Path) -> None:

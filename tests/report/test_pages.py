@@ -1,6 +1,7 @@
 """The report: notebooks through papermill, pages that need nothing from elsewhere."""
 
 import http.server
+import json
 import re
 import shutil
 import signal
@@ -45,8 +46,10 @@ def notebooks(tmp_path):
     folder = tmp_path / "notebooks"
     folder.mkdir()
     figure = (
-        "from mnv3lib.report import figures\nimport matplotlib.pyplot as plt\nfigure, axes = plt.subplots()\n"
-        "figures.show(figure, '01_figure', alt='a \"quoted\" & plain text', caption='Empty.', folder='FIGURES')"
+        "from mnv3lib.report import figures\nimport matplotlib.pyplot as plt\nimport pandas as pd\n"
+        "figure, axes = plt.subplots()\ndata = pd.DataFrame({'epoch': [1], 'top1': [1 / 3]})\n"
+        "figures.show(figure, '01_figure', alt='a \"quoted\" & plain text', caption='Empty.', data=data,"
+        " folder='FIGURES')"
     ).replace("FIGURES", str(tmp_path / "figures"))
     write_notebook(folder / "01_first.ipynb", figure, "count * 21")
     write_notebook(folder / "02_second.ipynb", "'<script>alert(1)</script>'")
@@ -80,29 +83,56 @@ def test_small_report(make, notebooks, tmp_path):
     assert "63" in first
     assert "<math" in first and "$a^2" not in first
     assert 'href="02_second.html"' in first
-    assert [image["alt"] for image in BeautifulSoup(first, "html.parser")("img")] == ['a "quoted" & plain text']
+    (figure,) = BeautifulSoup(first, "html.parser")("figure")
+    assert figure.img["alt"] == 'a "quoted" & plain text' and "Empty." in figure.figcaption.get_text()
+    files = [figure.select_one("a.full")["href"], figure.select_one("figcaption a")["href"]]
+    assert [file.rpartition(".")[0] for file in files] == ["../figures/01_figure"] * 2
+    assert (folder / files[1]).read_text() == "epoch,top1\n1,0.333333\n"
+    assert (folder / files[0]).stat().st_size > 1000
     assert "<script>alert(1)" not in (folder / "02_second.html").read_text()
     start = (folder / "index.html").read_text()
     assert 'href="01_first.html"' in start and 'href="02_second.html"' in start
 
 
-def test_tags_of_cells_fold_code_and_leave_it_out(tmp_path):
+def test_code_is_folded_or_left_out_and_findings_come_first(tmp_path):
     def cell(number: int, *tags: str):
         output = new_output("display_data", data={"text/markdown": f"a sentence {number}"})
         return new_code_cell(f"code_{number} = 0", metadata={"tags": list(tags)} if tags else {}, outputs=[output])
 
     path = tmp_path / "01_page.ipynb"
     cells = [cell(0), cell(1, "hide-input"), cell(2, "remove-input"), cell(3, "parameters")]
+    cells += [new_code_cell("import numpy as np\nfrom pathlib import Path"), cell(4, "remove-input", "findings")]
     nbformat.write(new_notebook(cells=[new_markdown_cell("# A page"), *cells]), path)
     page = pages.Page(path)
     soup = BeautifulSoup(exporting.export(path, page, [page], "made"), "html.parser")
     folded = soup("details")
-    assert [found.summary.get_text() for found in folded] == ["code"]
-    assert "code_1 = 0" in folded[0].get_text() and not folded[0].has_attr("open")
+    assert [found.summary.get_text(" ", strip=True) for found in folded] == [
+        "Code 1 line", "Code 1 line", "Parameters 1 line", "Set-up 2 lines",
+    ]  # fmt: skip
+    assert not any(found.has_attr("open") for found in folded) and "code_1 = 0" in folded[1].get_text()
     text = soup.find("main").get_text()
     assert [f"code_{number} = 0" in text for number in range(4)] == [True, True, False, True]
-    assert all(f"a sentence {number}" in text for number in range(4))
-    assert "a sentence" not in folded[0].get_text(), "what the cell shows is not folded with its code"
+    assert all(f"a sentence {number}" in text for number in range(5))
+    assert not any("a sentence" in found.get_text() for found in folded), "what a cell shows is not folded with it"
+    assert soup.select_one("main .findings").get_text(" ", strip=True) == "Findings a sentence 4"
+    assert text.index("a sentence 4") < text.index("a sentence 0"), "findings come first"
+
+
+def test_a_page_has_contents_anchors_and_neighbours(tmp_path):
+    listed = []
+    for name in ("01_one", "02_two", "03_three"):
+        cells = [new_markdown_cell(f"# {name}"), new_markdown_cell("## Is *it* so?\n\n### Part\n\n## And `that`?")]
+        nbformat.write(new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
+        listed.append(pages.Page(tmp_path / f"{name}.ipynb"))
+    html = exporting.export(listed[1].path, listed[1], listed, "made")
+    soup = BeautifulSoup(html, "html.parser")
+    links = soup.select("nav.contents ol a")
+    assert [link.get_text() for link in links] == ["Is it so?", "Part", "And that?"]
+    assert all(soup.find(id=link["href"][1:]).name in ("h2", "h3") for link in links)
+    assert [link["href"] for link in soup.select("nav.steps a")] == ["01_one.html", "03_three.html"]
+    assert soup.select_one("nav.pages [aria-current]")["href"] == "02_two.html"
+    assert soup.select_one("a.open")["href"] == f"#{soup.body['id']}" == "#code"
+    assert not soup("script") and len(soup.style.get_text()) < 40_000
 
 
 def test_only_pages_that_changed_are_made_again(make, notebooks, tmp_path):
@@ -348,6 +378,36 @@ def test_browser_asks_for_nothing(full_report, proxy, tmp_path):
         document = browse(page, port, tmp_path / "profile")
         assert "<h1" in document
         assert foreign() == [], page.name
+
+
+AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
+@pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not here: npm ci --prefix tests/report fetches it")
+def test_pages_are_accessible(full_report, proxy, tmp_path):
+    """axe-core, in a real browser, finds nothing to complain about; and finds what is wrong with a page that is bad."""
+    run = """axe.run().then(found => {
+      document.body.innerHTML = '<pre id="found"></pre>';
+      document.getElementById("found").textContent =
+        JSON.stringify(found.violations.map(one => [one.id, one.nodes.map(node => node.html.slice(0, 200))]));
+    })"""
+
+    def violations(html: str) -> list:
+        page = tmp_path / "page.html"
+        page.write_text(
+            re.sub('<meta[^>]*http-equiv="?Content-Security-Policy"?[^>]*>', "", html)
+            + f"<script>{AXE.read_text()}</script><script>{run}</script>"
+        )
+        document = BeautifulSoup(browse(page, proxy[0], tmp_path / "profile"), "html.parser")
+        return json.loads(document.find(id="found").get_text())
+
+    bad = violations(
+        "<!DOCTYPE html><html><title>Bad</title><body><main><h1>Bad</h1><img src='data:,'></main></body></html>"
+    )
+    assert {"image-alt", "html-has-lang"} <= {name for name, _ in bad}
+    for page in sorted(full_report.glob("*.html")):
+        assert violations(page.read_text()) == [], page.name
 
 
 def test_committed_report_is_small_and_complete():
