@@ -41,7 +41,8 @@ def add(command) -> None:
     command.add_argument(
         "--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: the CPU, and a GPU if there is one"
     )
-    command.add_argument("--seconds", type=float, default=2.0, help="for each measurement")
+    command.add_argument("--seconds", type=float, default=2.0, help="for each measurement, at most")
+    command.add_argument("--calls", type=positive, default=200, help="of each contestant, at most")
     add_shared(command, "models", "format")
     command.add_argument(
         "--out", type=Path, metavar="PATH", help="write a CSV too: to this file, or to a file in this folder"
@@ -49,7 +50,7 @@ def add(command) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    others = ("peers", "size", "device", "runtime", "lowered_strides", "models")
+    others = ("peers", "size", "device", "runtime", "lowered_strides", "models", "calls")
     changed = any(getattr(options, name) != options.parser.get_default(name) for name in others)
     if options.training and (changed or options.runs or len(options.batch or []) > 1):
         options.parser.error("--training takes --model, --width, one --batch, --threads, --seconds, --format and --out")
@@ -81,6 +82,7 @@ def run(options: argparse.Namespace) -> None:
             devices=latency.devices(options.device),
             size=options.size,
             seconds=options.seconds,
+            calls=options.calls,
         )
     if options.out:
         path = options.out if options.out.suffix == ".csv" else options.out / latency.file_name(table)

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import update_bn
 from mnv3lib import cost, store
 from mnv3lib.deploy import RUNTIMES, WIDTHS, peers
 from mnv3lib.deploy.runtimes import ANYWHERE, Runner, int8_instructions
-from mnv3lib.deploy.timing import measure, milliseconds, random_images, stamp
+from mnv3lib.deploy.timing import CALLS, measure, milliseconds, random_images, stamp
 from mnv3lib.errors import InputError, choose
 from mnv3lib.inference import default_device, keep_memory
 from mnv3lib.networks import MobileNet
@@ -147,6 +147,7 @@ def compare(
     devices: Sequence[str] = ("cpu",),
     size: int = 32,
     seconds: float = 2.0,
+    calls: int = CALLS,
 ) -> pd.DataFrame:
     """Time a forward pass of each network on each runtime, device and number of threads, with each batch size.
 
@@ -176,7 +177,7 @@ def compare(
                     contestants[len(rows)] = runner.contestant(runtime, images, count)
                     rows.append(fact | {"device": device, "batch": batch, "runtime": runtime})
             title = f"{device}, batch {batch}, threads {count}"
-            times = measure(contestants, threads=count, seconds=seconds, title=title).drop(columns="name")
+            times = measure(contestants, threads=count, seconds=seconds, calls=calls, title=title).drop(columns="name")
             table = pd.DataFrame(rows).join(times).assign(**stamp(device))
             int8 = int8_instructions() if device == "cpu" else None
             table.insert(table.columns.get_loc("torch"), "int8_instructions", int8)

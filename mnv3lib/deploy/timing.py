@@ -21,7 +21,7 @@ from mnv3lib import progress, provenance
 from mnv3lib.errors import InputError
 
 ROUNDS = 5
-CALLS = 200  # of a contestant, at most
+CALLS = 200  # of a contestant, at most, unless more are asked for
 NOISY = 0.15  # interquartile range over median
 
 
@@ -37,13 +37,14 @@ def measure(
     *,
     threads: int | None = None,
     seconds: float = 2.0,
+    calls: int = CALLS,
     clock: Callable[[], float] = now,
     title: str = "measuring",
 ) -> pd.DataFrame:
     """Time named callables against each other.
 
     There are ROUNDS rounds after one of warm-up. In each, every contestant has its turn, in an order that is shuffled
-    anew: it is called until its share of `seconds` has gone by or it has had its share of CALLS, and at least once. So
+    anew: it is called until its share of `seconds` has gone by or it has had its share of `calls`, and at least once. So
     a machine that slows down or speeds up does so to all of them.
 
     contestants: name to a callable without arguments; who makes it sees to eval and inference mode (`forward` does).
@@ -63,7 +64,7 @@ def measure(
         for number in range(ROUNDS + 1):
             shuffle(order)
             for name in order:
-                taken = turn(contestants[name], seconds / ROUNDS, clock, CALLS / ROUNDS)
+                taken = turn(contestants[name], seconds / ROUNDS, clock, calls / ROUNDS)
                 if number > 0:
                     times[name] += taken
                 bar.update()
