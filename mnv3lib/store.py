@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 WEIGHTS, RECORD, HISTORY, PREDICTIONS = "weights.safetensors", "record.json", "history.csv", "predictions.npz"
 HISTORY_COLUMNS = ["epoch", "learning_rate", "train_loss", "train_top1", "test_top1", "seconds"]
 PREDICTIONS_ARRAYS = ("labels", "classes", "probabilities")
+HEADER = "mnv3lib"  # the entry of a weights file that tells all of the network, as JSON
+OLD_FORMAT = "mnv3lib-1"  # had an entry for each thing
 MOST_BYTES = 64 * 2**20  # of a record, a history, or predictions unpacked; they have less than one hundredth of it
 
 
@@ -95,45 +97,49 @@ def write_history(rows: list[dict], path: Path) -> None:
 
 def save_weights(network: MobileNet, path: Path) -> None:
     """Write the weights with a header from which `load_weights` rebuilds the network."""
-    header = {
-        "format": "mnv3lib-1",
-        "architecture": json.dumps(dataclasses.asdict(network.architecture)),
-        "classes": json.dumps(network.classes),
-        "mean": json.dumps(network.mean),
-        "std": json.dumps(network.std),
+    facts = {
+        "architecture": dataclasses.asdict(network.architecture),
+        "classes": network.classes,
+        "mean": network.mean,
+        "std": network.std,
     }
+    # One entry: safetensors writes several in an order that differs every time.
+    header = {HEADER: json.dumps(facts)}
     content = safetensors.torch.save({key: value.contiguous() for key, value in network.state_dict().items()}, header)
     with replacing(path) as temporary:
-        temporary.write_bytes(_in_order(content))
+        temporary.write_bytes(content)
         temporary.chmod(0o644)
 
 
-def _in_order(content: bytes) -> bytes:
-    """The same file with its header sorted: safetensors writes the entries in an order that differs every time."""
-    end = 8 + int.from_bytes(content[:8], "little")
-    header = json.dumps(json.loads(content[8:end]), sort_keys=True).encode()
-    header = header.ljust(-(-len(header) // 8) * 8)
-    return len(header).to_bytes(8, "little") + header + content[end:]
+def load(run: str, folder: Path | None = None, *, trainable: bool = False) -> MobileNet:
+    """The trained network of a run, with its `classes`, `mean` and `std`.
+
+    It is in eval mode and its weights are frozen (no gradients), as guessing wants it; `trainable`: it is in training
+    mode and nothing is frozen, for a training loop of your own.
+    """
+    return load_weights(_existing(run, folder, WEIGHTS), trainable=trainable)
 
 
-def load(run: str, folder: Path | None = None) -> MobileNet:
-    """The trained network of a run in eval mode, with its `classes`, `mean` and `std`."""
-    return load_weights(_existing(run, folder, WEIGHTS))
+def load_weights(path: str | os.PathLike, *, trainable: bool = False) -> MobileNet:
+    """The network in a file that `save_weights` wrote, as `load` gives it; InputError if the file is anything else.
 
-
-def load_weights(path: str | os.PathLike) -> MobileNet:
-    """The network in a file that `save_weights` wrote; InputError if the file is anything else. Unpickles nothing."""
+    Unpickles nothing.
+    """
     with _reading(path, "file of weights that mnv3lib wrote", most=math.inf):  # read no further than its header tells
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            if header.get("format") != "mnv3lib-1":
+            if HEADER in header:
+                facts = json.loads(header[HEADER])
+            elif header.get("format") == OLD_FORMAT:
+                facts = {name: json.loads(header[name]) for name in ("architecture", "classes", "mean", "std")}
+            else:
                 raise InputError("it has no header of mnv3lib, so the network in it is unknown")
-            architecture = Architecture(**json.loads(header["architecture"]))
-            classes, mean, std = (tuple(json.loads(header[name])) for name in ("classes", "mean", "std"))
+            architecture = Architecture(**facts["architecture"])
+            classes, mean, std = (tuple(facts[name]) for name in ("classes", "mean", "std"))
             # Copies, since what is mapped from a file that somebody cuts off ends the process.
             state = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (no dict)
         network = fill(architecture, state)
-        return describe(network, classes, mean, std).eval().requires_grad_(False)
+        return describe(network, classes, mean, std).train(trainable).requires_grad_(trainable)
 
 
 def shapes(architecture: Architecture) -> MobileNet:
@@ -145,19 +151,23 @@ def shapes(architecture: Architecture) -> MobileNet:
 
 
 def fill(architecture: Architecture, state: dict[str, torch.Tensor]) -> MobileNet:
-    """The network of `architecture` with the tensors of `state`; InputError names the first that does not fit."""
+    """The network of `architecture` with the tensors of `state`; InputError names the first three that do not fit."""
     network = shapes(architecture)
     expected = network.state_dict()
+    unfit = []
     for key in sorted(expected.keys() | state.keys()):
-        if (
-            key not in state
-            or key not in expected
-            or state[key].shape != expected[key].shape
-            or state[key].dtype != expected[key].dtype
-        ):
-            raise InputError(f"tensor {key} is missing, superfluous or of another shape or type than the network's")
-        if not torch.isfinite(state[key]).all() or (key.endswith("running_var") and (state[key] < 0).any()):
-            raise InputError(f"tensor {key} has values that are no finite numbers, or variances below zero")
+        if key not in state:
+            unfit.append(f"{one_line(key)} is missing")
+        elif key not in expected:
+            unfit.append(f"{one_line(key)} is superfluous")
+        elif (state[key].shape, state[key].dtype) != (expected[key].shape, expected[key].dtype):
+            has, should = (f"{one[key].dtype} {list(one[key].shape)}" for one in (state, expected))
+            unfit.append(f"{key} is of another shape or type than the network's ({has}, not {should})")
+        elif not torch.isfinite(state[key]).all() or (key.endswith("running_var") and (state[key] < 0).any()):
+            unfit.append(f"{key} has values that are no finite numbers, or variances below zero")
+    if unfit:
+        more = f" and {len(unfit) - 3} more" if len(unfit) > 3 else ""
+        raise InputError(f"tensor {', '.join(unfit[:3])}{more}")
     network.load_state_dict(state, assign=True)
     return network
 

@@ -68,10 +68,16 @@ def snapshot(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def rewrite(path, change=None, **header):
-    """Write the weights again with some tensors changed in place by `change`, and other entries in the header."""
+def old_header(path):
+    """What the header of the weights would have been before all of it was one entry."""
     with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
+        facts = json.loads(file.metadata()[store.HEADER])
+    return {"format": "mnv3lib-1"} | {name: json.dumps(value) for name, value in facts.items()}
+
+
+def rewrite(path, change=None, **header):
+    """Write the weights in the old format with some tensors changed in place, and other entries in the header."""
+    metadata = old_header(path)
     state = load_file(path)
     if change:
         change(state)
@@ -101,22 +107,46 @@ def test_channels_last_weights_come_back(tmp_path):
 
 
 def test_the_same_network_makes_the_same_file(tmp_path):
-    contents = set()
-    for name in "abcdef":
-        store.save_weights(make_network(), tmp_path / name)
-        contents.add((tmp_path / name).read_bytes())
+    network, contents = make_network(), set()
+    for _ in range(20):
+        store.save_weights(network, tmp_path / "a")
+        contents.add((tmp_path / "a").read_bytes())
     assert len(contents) == 1
+
+
+def test_headers_of_several_entries_are_still_read(folder, weights):
+    expected = make_network()
+    rewrite(weights)
+    with safe_open(weights, framework="pt") as file:
+        assert set(file.metadata()) == {"format", "architecture", "classes", "mean", "std"}
+    loaded = store.load(RUN, folder)
+    assert loaded.architecture == expected.architecture
+    assert (loaded.classes, loaded.mean, loaded.std) == (expected.classes, expected.mean, expected.std)
+
+
+def test_trainable_is_what_a_loop_of_ones_own_needs(folder):
+    network = store.load(RUN, folder, trainable=True)
+    assert network.training and all(module.training for module in network.modules())
+    network(torch.rand(2, 3, 16, 16)).sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", "{}", '{"architecture": []}', "null"])
+def test_an_entry_that_tells_no_network(weights, text):
+    save_file(load_file(weights), weights, metadata={store.HEADER: text})
+    refused(weights, "no file of weights")
 
 
 def test_header_tells_all_that_is_needed(weights):
     with safe_open(weights, framework="pt") as file:
-        header = file.metadata()
+        (entry,) = file.metadata().values()
         assert set(file.keys()) == set(make_network().state_dict())
-    architecture = json.loads(header["architecture"])
+    header = json.loads(entry)
+    architecture = header["architecture"]
     assert (architecture["model"], architecture["width"], architecture["num_classes"]) == ("v3_small", 0.25, 10)
-    assert json.loads(header["classes"]) == list("0123456789")
-    assert json.loads(header["mean"]) == [0.1, 0.2, 1 / 3]
-    assert json.loads(header["std"]) == [0.4, 0.5, 2 / 3]
+    assert header["classes"] == list("0123456789")
+    assert header["mean"] == [0.1, 0.2, 1 / 3]
+    assert header["std"] == [0.4, 0.5, 2 / 3]
 
 
 def test_record_history_and_predictions_come_back(folder):

@@ -1,18 +1,19 @@
 """Make the weights in a .pth file a run, without running what is in the file, and measure it.
 
-The keys must be torchvision's or mnv3lib's own, the classes in alphabetical order.
+The keys must be torchvision's, mnv3lib's own or timm's (of its V2 and V3, but not of the converted tf_ models, whose
+padding differs), the classes in alphabetical order.
 """
 
 import argparse
 from pathlib import Path
 
 from mnv3lib import recipe
-from mnv3lib.commands.options import add_shared, given, model
+from mnv3lib.commands.options import add_shared, given, model, note
 from mnv3lib.recipe import Architecture
 
 
 def add(command) -> None:
-    command.add_argument("file", type=Path, metavar="FILE", help="a state dict that torch.save wrote")
+    command.add_argument("file", type=Path, metavar="FILE", help="a checkpoint that torch.save wrote, or safetensors")
     command.add_argument("--run", required=True, metavar="NAME", help="what to call it")
     command.add_argument("--models", type=Path, default=Path("build/imported"), help="the folder that it goes to")
     add_shared(command, "data")
@@ -21,6 +22,7 @@ def add(command) -> None:
     command.add_argument("--width", type=float, default=1.0, help="its width multiplier")
     command.add_argument("--lowered-strides", type=int, default=3, help="stride-2 layers that run at stride 1 in it")
     command.add_argument("--penultimate", type=int, help="channels before its classifier (else the paper's)")
+    command.add_argument("--weights", metavar="NAME", help="which, where the file has several (else the averaged ones)")
     command.add_argument("--se-last", action="store_true", help="squeeze-excitation on Small's last 1x1 convolution")
     for name in ("mean", "std"):
         command.add_argument(f"--{name}", type=float, nargs=3, metavar=("R", "G", "B"), help="(else the data set's)")
@@ -40,5 +42,9 @@ def run(options: argparse.Namespace) -> None:
         dataset=data.load(options.dataset, options.data),
         mean=options.mean,
         std=options.std,
+        weights=options.weights,
     )
+    origin = record["imported"]
+    if origin["not_taken"]:
+        note(f"the weights are those of {origin['weights']}; not taken: {', '.join(origin['not_taken'])}")
     print(f"{record['run']}: top-1 {record['result']['top1']:.2f} %, in {options.models}")

@@ -50,23 +50,23 @@ def refused(capsys):
 
 def architecture(**changes):
     count = changes.get("num_classes", 10)
-    classes = json.dumps([str(number) for number in range(min(count, 1000))])
+    classes = [str(number) for number in range(min(count, 1000))]
     return lambda header: (
         header
         | {
-            "architecture": json.dumps(json.loads(header["architecture"]) | changes),
+            "architecture": header["architecture"] | changes,
             "classes": classes,
         }
     )
 
 
 def listed(name, value):
-    return lambda header: header | {name: json.dumps(value)}
+    return lambda header: header | {name: value}
 
 
 HEADERS = {
     "model 'v9'": architecture(model="v9"),
-    "'model'": lambda header: header | {"architecture": "{}"},
+    "'model'": lambda header: header | {"architecture": {}},
     "width 1": architecture(width=1e300),
     "whole number": architecture(num_classes=10**30),
     "shape": architecture(num_classes=11),
@@ -99,7 +99,7 @@ def test_weights_that_do_not_fit(run, picture, refused, trying):
     path = run / store.WEIGHTS
     original = path.read_bytes()
     with safe_open(path, framework="pt") as file:
-        header = file.metadata()
+        header = json.loads(file.metadata()[store.HEADER])
     for word, change in (HEADERS | TENSORS).items():
         with trying("weights that do not fit their header"):
             state = {key: value.clone() for key, value in load_file(path).items()}
@@ -108,7 +108,7 @@ def test_weights_that_do_not_fit(run, picture, refused, trying):
                 told = change(header)
             else:
                 change(state)
-            save_file(state, path, told)
+            save_file(state, path, {store.HEADER: json.dumps(told)})
             refused(["predict", picture, "--models", run.parent], word, str(path))
         path.write_bytes(original)
 
