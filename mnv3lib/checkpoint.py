@@ -20,7 +20,7 @@ STATE, PROGRESS = "checkpoint.pt", "epochs_done"
 def base_folder() -> Path:
     """Where runs in progress keep their checkpoints: MNV3_CHECKPOINTS, else mnv3lib/checkpoints in the user's cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("MNV3_CHECKPOINTS") or cache / "mnv3lib" / "checkpoints")
+    return Path(os.environ.get("MNV3_CHECKPOINTS") or cache / "mnv3lib" / "checkpoints").expanduser()
 
 
 def folder_of(recipe: Recipe, base: Path | None = None) -> Path:

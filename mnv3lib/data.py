@@ -6,6 +6,7 @@ Images are uint8 tensors [images, height, width, 3]; labels are int64 tensors [i
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mnv3lib.errors import InputError, choose, one_line
+from mnv3lib.errors import InputError, choose, local, one_line
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"
 MD5 = "03b5dce01913d631647c71ecec9e9cb8"
@@ -68,15 +69,20 @@ def load(name: str = "cifar100", folder: str | os.PathLike | None = None) -> Dat
     """The data set called `name`: cifar100 or digits.
 
     CIFAR-100 is looked for in `folder`, else in the folder that MNV3_DATA names, else in ./data, and downloaded there
-    if it is missing. Raises InputError if it can be neither found nor downloaded, or if a file is damaged.
+    if it is missing. Raises InputError if `folder` does not exist, if the data can be neither found nor downloaded, or
+    if a file is damaged.
     """
     choose("data set", name, CLASSES)
-    return _digits() if name == "digits" else _cifar100(cifar100_folder(folder))
+    if name == "digits":
+        return _digits()
+    if folder and not local(folder).is_dir():  # a slip of the pen, most likely
+        raise InputError(f"there is no folder {local(folder)}: make it, or name the one that holds {FOLDER}")
+    return _cifar100(cifar100_folder(folder))
 
 
 def cifar100_folder(folder: str | os.PathLike | None = None) -> Path:
     """Where the files of CIFAR-100 lie, or would lie; see `load`."""
-    base = Path(folder or os.environ.get("MNV3_DATA") or "data")
+    base = local(folder or os.environ.get("MNV3_DATA") or "data")
     return base if (base / "train.bin").is_file() else base / FOLDER
 
 
@@ -130,6 +136,7 @@ def _download(folder: Path) -> None:
     import pooch  # slow to import
 
     base = folder.parent
+    new = [path for path in (base, *base.parents) if not path.exists()]
     pooch.get_logger().setLevel("WARNING")
     try:
         base.mkdir(parents=True, exist_ok=True)
@@ -141,10 +148,18 @@ def _download(folder: Path) -> None:
             for file in FILES:
                 os.replace(Path(temporary) / FOLDER / file, folder / file)
     except (OSError, ValueError) as error:  # of requests, and of a checksum
+        for path in new:  # nothing is left of a folder that was made for nothing
+            with suppress(OSError):
+                path.rmdir()
         reason = getattr(error.args[0] if error.args else None, "reason", error)
+        others = [path.name for path in base.glob("cifar-100-*") if path != folder]
+        others += ["meta"] if (base / "meta").is_file() else []  # of the Python version
+        there = (
+            f"{', '.join(others)} there is not read (the binary version is, unpacked; the Python one is of pickles); "
+        )
         raise InputError(
-            f"CIFAR-100 is not in {base} and cannot be downloaded ({one_line(reason)}): unpack {URL} (md5 {MD5}) "
-            f"there, or point MNV3_DATA at the folder that holds {FOLDER}"
+            f"CIFAR-100 is not in {base} and cannot be downloaded ({one_line(reason)}): {there if others else ''}"
+            f"unpack {URL} (md5 {MD5}) there, or point MNV3_DATA at the folder that holds {FOLDER}"
         ) from None
 
 

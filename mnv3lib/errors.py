@@ -1,17 +1,25 @@
 """What goes wrong: the exceptions that the command line tells in one line, and the checks that raise the first."""
 
 import math
+import os
+import re
+from pathlib import Path
 
 
 class InputError(ValueError):
     """An argument, a file or a folder cannot be used.
 
-    The message is one line that names the culprit and the mend; the command line prints it as it is.
+    The message is one line that names the culprit and the mend; the command line prints it as it is, and so does
+    JupyterLab.
     """
 
     def _render_traceback_(self) -> list[str]:
         """What IPython, and so JupyterLab, shows in place of a traceback."""
         return [f"{type(self).__name__}: {self}"]
+
+
+class AssumedWarning(UserWarning):
+    """Something that a file does not tell was taken for granted; the message is one line that names both."""
 
 
 class DivergedError(RuntimeError):
@@ -43,6 +51,19 @@ def whole(name: str, value, low: int, high: int) -> None:
     """Raise InputError unless `value` is an int with low <= value <= high."""
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise InputError(f"{name} {value!r}: give a whole number from {low} to {high}")
+
+
+def local(path: str | os.PathLike) -> Path:
+    """A path as somebody wrote it, `~` being the home; InputError if it is empty or an address on the web."""
+    text = os.fspath(path)
+    if not text:
+        raise InputError("an empty path: name a file or a folder")
+    if isinstance(text, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
+        raise InputError(f"{one_line(text)} is a web address: download it, and name the file")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # ~somebody, who is not known here
+        return Path(path)
 
 
 def one_line(error: Exception | str, most: int = 200) -> str:

@@ -2,13 +2,17 @@
 
 import copy
 import ctypes
+import io
 import os
 import platform
+import re
 import warnings
 from collections.abc import Iterable
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import torch
@@ -19,13 +23,26 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mnv3lib import data
 from mnv3lib.data import Split
-from mnv3lib.errors import InputError, one_line
+from mnv3lib.errors import AssumedWarning, InputError, local, one_line
 from mnv3lib.networks import MobileNet
 
 if TYPE_CHECKING:
     import pandas
 
 BACKGROUND = (255, 255, 255)  # of cut-out images: CIFAR-100's own stand on white
+BYTES = bytes | bytearray | memoryview
+PLUGINS = (  # how a file begins, what it is, which module lets Pillow read it, and that one's package
+    (rb".{4}ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", "HEIC", "pillow_heif", "pillow-heif"),
+    (rb"\xff\x0a|\x00\x00\x00\x0cJXL ", "JPEG XL", "pillow_jxl", "pillow-jxl-plugin"),
+)
+NO_PICTURES = (  # how a file begins, what it is and what to do
+    (rb"%PDF", "a PDF: make each picture in it a PNG"),
+    (rb"\s*<(\?xml|svg)", "a drawing (SVG): make it a PNG"),
+    (rb"\s*<", "a web page: download the picture itself"),
+    (rb".{4}ftyp", "a film, or a format that Pillow does not know: make a PNG of it"),
+    (rb"\x93NUMPY", "an array of NumPy: load it, and hand it to mnv3lib.predict"),
+    (rb"version https://git-lfs", "a pointer of Git LFS: fetch the file itself with git lfs pull"),
+)
 COLUMNS = ["image", "rank", "class", "probability"]  # of what `predict` returns
 
 
@@ -34,22 +51,25 @@ def load_image(path: str | os.PathLike) -> Image.Image:
 
     The EXIF orientation is applied, transparent parts become white, of an animation the first frame counts. Raises
     InputError, which names the file, if it is missing, no image, cut off, or larger than Pillow thinks safe (179
-    million pixels).
+    million pixels). An AssumedWarning tells where the file leaves open which value is white.
     """
-    name = printable(path)
-    if not Path(path).is_file():
-        raise InputError(f"{name} is no file" if Path(path).exists() else f"there is no file {name}")
+    name, path = printable(path), local(path)
+    if not path.is_file():
+        raise InputError(f"{name} is no file" if path.exists() else f"there is no file {name}")
+    with _reading(name), path.open("rb") as file, _open(file, name) as image:
+        return to_rgb(image, name)
+
+
+@contextmanager
+def _reading(name: str):
+    """Make every complaint about a picture an InputError of one line that names it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # below the limit a large image is only large
-            with Image.open(path) as image:
-                if image.format == "EPS":  # Pillow would hand it to Ghostscript, which runs it
-                    raise InputError(f"{name} is a PostScript program: make it a PNG")
-                return to_rgb(image)
+            warnings.simplefilter("default", AssumedWarning)
+            yield
     except InputError:
         raise
-    except UnidentifiedImageError:
-        raise InputError(f"{name} is no image that Pillow can read") from None
     except Image.DecompressionBombError:
         limit = 2 * Image.MAX_IMAGE_PIXELS
         raise InputError(f"{name} has more than {limit:,} pixels: make it smaller") from None
@@ -57,18 +77,51 @@ def load_image(path: str | os.PathLike) -> Image.Image:
         raise InputError(f"{name} cannot be read: {one_line(error, 120)}") from None
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def _open(file: BinaryIO, name: str) -> Image.Image:
+    """A file as Pillow opens it, with the plugin for its format where that is installed."""
+    try:
+        image = Image.open(file)
+    except UnidentifiedImageError:
+        file.seek(0)
+        start = file.read(40)
+        for form, what, module, package in PLUGINS:
+            if re.match(form, start, re.DOTALL):
+                try:
+                    plugin = import_module(module)
+                except ImportError:
+                    mend = f"pip install {package}, or make it a PNG"
+                    raise InputError(f"{name} is {what}, which Pillow reads with {package} alone: {mend}") from None
+                getattr(plugin, "register_heif_opener", lambda: None)()  # the other one does it when it is imported
+                file.seek(0)
+                with suppress(UnidentifiedImageError):
+                    return Image.open(file)
+        for form, what in NO_PICTURES:
+            if re.match(form, start, re.DOTALL):
+                raise InputError(f"{name} is {what}") from None
+        raise InputError(f"{name} is no image that Pillow can read") from None
+    if image.format == "EPS":  # Pillow would hand it to Ghostscript, which runs it
+        raise InputError(f"{name} is a PostScript program: make it a PNG")
+    return image
+
+
+def to_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
     """A Pillow image of any mode, upright and in RGB with 8 bits a channel; see `load_image`."""
+    deep = ";16" in str(getattr(image, "tile", ""))  # Pillow keeps 8 bits of the 16 of each colour
     image.load()
+    if 0 in image.size:
+        raise InputError(f"{name} has no pixels")
     try:
         image = ImageOps.exif_transpose(image)
     except Exception:  # a damaged EXIF block says nothing about the pixels
         image = image.copy()
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return Image.fromarray(_eight_bits(np.asarray(image), image.mode)).convert("RGB")
+        return Image.fromarray(_eight_bits(np.asarray(image), image.mode, name)).convert("RGB")
     if image.mode == "LAB":
         profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         return ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
+    if deep and 0 < (high := max(high for _, high in image.convert("RGB").getextrema())) < 64:
+        message = f"{name} has 16 bits a colour and values up to {high * 257} alone: 65535 is taken for white"
+        warnings.warn(message, AssumedWarning, stacklevel=2)
     if image.has_transparency_data:
         image = image.convert("LA") if image.mode == "La" else image
         image = image.convert("RGBA")
@@ -76,18 +129,23 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _eight_bits(values: np.ndarray, mode: str) -> np.ndarray:
+def _eight_bits(values: np.ndarray, mode: str, name: str) -> np.ndarray:
     """Grey values of more than 8 bits as uint8.
 
     White is 65535 in 16 bits. 32-bit integers and floats do not tell: it is taken for the least of 1 (floats alone),
-    255, 65535 that is not below the highest value, else for that value.
+    255, 65535 that is not below the highest value, else for that value. Values below zero, or all of them dark, let an
+    AssumedWarning tell it.
     """
-    values = np.nan_to_num(values.astype(np.float64), nan=0, posinf=0, neginf=0)
-    if mode.startswith("I;16"):
-        white = 65535
-    else:
-        candidates = (1, 255, 65535) if mode == "F" else (255, 65535)
-        white = next((white for white in candidates if values.max() <= white), values.max())
+    values = values.astype(np.float64)
+    finite = np.isfinite(values)
+    values = np.where(finite, values, 0)
+    low, high = values.min(), values.max()
+    candidates = (65535,) if mode.startswith("I;16") else (255, 65535) if mode == "I" else (1, 255, 65535)
+    white = next((white for white in candidates if high <= white), high)
+    if low < 0 or 0 < high <= white / 4 or white not in candidates or not finite.all():
+        told = f"grey values from {low:g} to {high:g}" + ("" if finite.all() else " and some that are no numbers")
+        message = f"{name} has {told}: 0 is taken for black and {white:g} for white"
+        warnings.warn(message, AssumedWarning, stacklevel=3)
     return np.rint(values.clip(0, white) * (255 / white)).astype(np.uint8)
 
 
@@ -126,23 +184,69 @@ def guess(network: MobileNet, pixels: torch.Tensor, top: int = 5) -> list[list[t
     return [list(zip(*row, strict=True)) for row in zip(named, probabilities.tolist(), strict=True)]
 
 
-def predict(
-    network: MobileNet, images: str | os.PathLike | Image.Image | Iterable, top: int = 5, size: int = 32
-) -> "pandas.DataFrame":
-    """What a trained network sees in one image or several, given as paths or as Pillow images.
+def predict(network: MobileNet, images, top: int = 5, size: int = 32) -> "pandas.DataFrame":
+    """What a trained network sees in one picture or several, each in any of the forms that `picture` takes.
 
-    Returns a row a guess, best first: image (its name, or its number where it has none), rank (from 1), class,
-    probability in [0, 1]. `size` is the input in pixels a side, 32 for the networks of the report. Raises InputError
-    on a file that cannot be read; `label` goes on with the others.
+    Returns a row a guess, best first: image (the name of its file, or its number where it has none), rank (from 1),
+    class, probability in [0, 1]. `size` is the input in pixels a side, 32 for the networks of the report. Raises
+    InputError on what cannot be read; `label` goes on with the others.
     """
-    if isinstance(images, str | os.PathLike | Image.Image):
+    arrays = isinstance(images, np.ndarray | torch.Tensor) and images.ndim < 4
+    if arrays or isinstance(images, str | os.PathLike | Image.Image | BYTES) or hasattr(images, "read"):
         images = [images]
+    if not isinstance(images, Iterable):
+        images = [images]  # which `picture` refuses
     names, pixels = [], []
     for number, image in enumerate(images):
-        is_image = isinstance(image, Image.Image)
-        names.append(str(number) if is_image else printable(Path(image).name))
-        pixels.append(as_pixels(to_rgb(image) if is_image else load_image(image), size))
+        names.append(printable(Path(image).name) if isinstance(image, str | os.PathLike) else str(number))
+        pixels.append(as_pixels(picture(image, f"image {number}"), size))
     return table(names, guess(network, torch.stack(pixels), top) if pixels else [])
+
+
+def picture(source, name: str = "the image") -> Image.Image:
+    """One picture in RGB, upright and with 8 bits a channel; see `load_image`.
+
+    source: a path, a Pillow image, the bytes of a file, a file open in binary mode, an array [height, width, 3] or
+    [height, width], or a tensor [3, height, width] as torchvision has them: both of uint8, or of floats from 0 to 1.
+    """
+    if isinstance(source, str | os.PathLike):
+        return load_image(source)
+    with _reading(name):
+        if isinstance(source, Image.Image):
+            return to_rgb(source, name)
+        if isinstance(source, np.ndarray | torch.Tensor):
+            return _from_array(source, name)
+        if isinstance(source, io.TextIOBase):
+            raise InputError(f"{name} is a file open as text: open it with mode 'rb'")
+        if hasattr(source, "read"):
+            with suppress(AttributeError, OSError):  # as Pillow does: the whole file counts
+                source.seek(0)
+            source = source.read()
+        if isinstance(source, BYTES):
+            with _open(io.BytesIO(source), name) as image:
+                return to_rgb(image, name)
+    raise InputError(f"{name} is of type {type(source).__name__}: give a path, a Pillow image, bytes, a file, an array")
+
+
+def _from_array(values: np.ndarray | torch.Tensor, name: str) -> Image.Image:
+    is_tensor = isinstance(values, torch.Tensor)
+    shape, kind = list(values.shape), str(values.dtype).removeprefix("torch.")
+    channels = shape[0 if is_tensor else -1] if len(shape) == 3 else 1
+    is_float = values.dtype.is_floating_point if is_tensor else values.dtype.kind == "f"
+    if len(shape) not in (2, 3) or channels not in (1, 3) or 0 in shape or not (is_float or kind == "uint8"):
+        form = "a tensor [3, height, width]" if is_tensor else "an array [height, width, 3]"
+        raise InputError(f"{name} is {kind} {shape}: give {form} of uint8, or of floats from 0 to 1")
+    if is_tensor:
+        values = values.detach().cpu().to(torch.float32 if is_float else torch.uint8).numpy()
+        values = values.transpose(1, 2, 0) if len(shape) == 3 else values
+    if is_float:
+        if not (values.min() >= 0 and values.max() <= 1):
+            low, high = values.min(), values.max()
+            raise InputError(f"{name} has floats from {low:.3g} to {high:.3g}: give them from 0 to 1, not normalised")
+        values = np.rint(values * 255).astype(np.uint8)
+    return Image.fromarray(
+        np.ascontiguousarray(values.squeeze(-1) if channels == 1 and len(shape) == 3 else values)
+    ).convert("RGB")
 
 
 def table(names: list[str], guesses: list[list[tuple[str, float]]]) -> "pandas.DataFrame":

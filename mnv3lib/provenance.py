@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def place(name: str, variable: str | None = None) -> Path:
     """The folder that the environment `variable` names, else `name` in the checkout, else `name` here."""
     if variable and (named := os.environ.get(variable)):
-        return Path(named)
+        return Path(named).expanduser()
     return ROOT / name if (ROOT / name).is_dir() else Path(name)
 
 

@@ -189,14 +189,58 @@ def test_unknown_data_set():
 # The download
 
 
-def test_offline_says_what_to_do(monkeypatch, tmp_path):
+@pytest.fixture
+def new(tmp_path):
+    """An empty folder."""
+    (tmp_path / "new").mkdir()
+    return tmp_path / "new"
+
+
+def test_nothing_is_made_for_a_folder_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "_download", None)
+    with pytest.raises(InputError, match=r"there is no folder .*mistyped: make it, or name the one that holds"):
+        data.load("cifar100", tmp_path / "mistyped" / "twice")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_download_that_fails_leaves_no_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(data, "URL", "http://127.0.0.1:9/nobody-listens.tar.gz")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("MNV3_DATA", str(tmp_path / "made" / "by it"))
+    with pytest.raises(InputError, match="cannot be downloaded"):
+        data.load()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("there", "told"),
+    [
+        ("cifar-100-python/train", "cifar-100-python there is not read .*binary version is"),
+        ("cifar-100-python.tar.gz", r"cifar-100-python\.tar\.gz there is not read"),
+        ("cifar-100-matlab/train.mat", "cifar-100-matlab there is not read"),
+        ("cifar-100-binary.tar.gz", r"cifar-100-binary\.tar\.gz there is not read .*unpacked"),
+        ("meta", "meta there is not read .*the Python one is of pickles"),
+    ],
+)
+def test_other_layouts_are_named(there, told, new, monkeypatch):
+    monkeypatch.setattr(data, "URL", "http://127.0.0.1:9/nobody-listens.tar.gz")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    (new / there).parent.mkdir(exist_ok=True)
+    (new / there).write_bytes(b"")
+    with pytest.raises(InputError, match=told) as caught:
+        data.load("cifar100", new)
+    one_line(caught)
+    assert (new / there).exists()
+
+
+def test_offline_says_what_to_do(monkeypatch, new):
     monkeypatch.setattr(data, "URL", "http://127.0.0.1:9/nobody-listens.tar.gz")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with pytest.raises(InputError) as caught:
-        data.load("cifar100", tmp_path / "new")
-    for part in (data.URL, data.MD5, str(tmp_path / "new"), "MNV3_DATA", "refused"):
+        data.load("cifar100", new)
+    for part in (data.URL, data.MD5, str(new), "MNV3_DATA", "refused"):
         assert part in one_line(caught)
-    assert contents(tmp_path / "new") == []
+    assert contents(new) == []
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -237,42 +281,42 @@ def good_members():
     return {f"{data.FOLDER}/{name}": make_record(count, count) for name, count in COUNTS.items()}
 
 
-def test_download(small, server, monkeypatch, tmp_path):
+def test_download(small, server, monkeypatch, new):
     offer(monkeypatch, server, "good.tar.gz", good_members() | {f"{data.FOLDER}/batches.meta": b"names"})
-    dataset = data.load("cifar100", tmp_path / "new")
+    dataset = data.load("cifar100", new)
     assert (len(dataset.train), len(dataset.test)) == (6, 4)
-    assert contents(tmp_path / "new") == [data.FOLDER, f"{data.FOLDER}/test.bin", f"{data.FOLDER}/train.bin"]
+    assert contents(new) == [data.FOLDER, f"{data.FOLDER}/test.bin", f"{data.FOLDER}/train.bin"]
     monkeypatch.setattr(data, "URL", "http://127.0.0.1:9/not-asked-again")
-    assert torch.equal(data.load("cifar100", tmp_path / "new").test.images, dataset.test.images)
+    assert torch.equal(data.load("cifar100", new).test.images, dataset.test.images)
 
 
-def test_download_with_another_md5_is_refused(small, server, monkeypatch, tmp_path):
+def test_download_with_another_md5_is_refused(small, server, monkeypatch, new):
     offer(monkeypatch, server, "bad.tar.gz", good_members(), md5="0" * 32)
     with pytest.raises(InputError, match=r"hash .*expected md5:0{32}"):
-        data.load("cifar100", tmp_path / "new")
-    assert contents(tmp_path / "new") == []
+        data.load("cifar100", new)
+    assert contents(new) == []
 
 
-def test_download_that_breaks_off_is_refused(small, server, monkeypatch, tmp_path):
+def test_download_that_breaks_off_is_refused(small, server, monkeypatch, new):
     offer(monkeypatch, server, "short.tar.gz", good_members(), md5="0" * 32)
     with pytest.raises(InputError) as caught:
-        data.load("cifar100", tmp_path / "new")
+        data.load("cifar100", new)
     assert data.URL in one_line(caught)
-    assert contents(tmp_path / "new") == []
+    assert contents(new) == []
 
 
-def test_an_archive_without_the_images_is_refused(small, server, monkeypatch, tmp_path):
+def test_an_archive_without_the_images_is_refused(small, server, monkeypatch, new):
     offer(monkeypatch, server, "other.tar.gz", {"notes.txt": b"none"})
     with pytest.raises(InputError) as caught:
-        data.load("cifar100", tmp_path / "new")
+        data.load("cifar100", new)
     assert data.URL in one_line(caught)
 
 
-def test_missing_archive_is_named(small, server, monkeypatch, tmp_path):
+def test_missing_archive_is_named(small, server, monkeypatch, new):
     offer(monkeypatch, server, "good.tar.gz", good_members())
     monkeypatch.setattr(data, "URL", f"{server[0]}/gone.tar.gz")
     with pytest.raises(InputError, match=r"404.*gone\.tar\.gz"):
-        data.load("cifar100", tmp_path / "new")
+        data.load("cifar100", new)
 
 
 # Splits, normalisation, augmentation

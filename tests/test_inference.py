@@ -1,14 +1,19 @@
+import io
 import os
+import re
+import sys
+import warnings
 import zlib
 
 import numpy as np
+import pandas
 import pytest
 import torch
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 
 import mnv3lib
 from mnv3lib import data, inference
-from mnv3lib.errors import InputError
+from mnv3lib.errors import AssumedWarning, InputError
 from mnv3lib.provenance import ROOT
 from mnv3lib.study import labelling
 
@@ -264,6 +269,190 @@ def test_predict_takes_paths_and_images_and_leaves_the_network_as_it_was(network
     again = mnv3lib.predict(network, folder / "b.png", top=2)
     assert again["probability"].tolist() == pytest.approx(table["probability"][:2].tolist(), abs=1e-6)
     assert mnv3lib.predict(network, []).empty
+
+
+def test_every_form_of_a_picture_gives_the_same_guesses(network, tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(NOISE).save(path)
+    tensor = torch.from_numpy(NOISE.copy()).permute(2, 0, 1)
+    with path.open("rb") as file:
+        file.read(10)  # wherever it stands, as Pillow does
+        forms = [path, str(path), Image.open(path), path.read_bytes(), bytearray(path.read_bytes()), file]
+        forms += [
+            memoryview(path.read_bytes()),
+            io.BytesIO(path.read_bytes()),
+            NOISE,
+            NOISE / 255,
+            tensor,
+            tensor / 255,
+        ]
+        forms += [(tensor / 255).double().requires_grad_(), np.asfortranarray(NOISE), NOISE[:, ::-1][:, ::-1]]
+        expected = mnv3lib.predict(network, path)[["class", "probability"]]
+        for form in forms[1:]:
+            file.seek(5)
+            pandas.testing.assert_frame_equal(mnv3lib.predict(network, form)[["class", "probability"]], expected)
+        table = mnv3lib.predict(network, forms, top=1)
+    assert table["image"].tolist() == ["a.png", "a.png", *map(str, range(2, len(forms)))]
+    assert len(set(table["probability"])) == 1
+    assert len(mnv3lib.predict(network, np.stack([NOISE] * 3), top=1)) == 3
+    grey = NOISE[:, :, 0]
+    grey_tensor = torch.from_numpy(grey.copy())
+    found = [mnv3lib.predict(network, one, top=1) for one in (grey, grey[..., None], grey_tensor, grey_tensor[None])]
+    assert len({one["probability"][0] for one in found}) == 1
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (3, "image 0 is of type int: give a path"),
+        (None, "type NoneType"),
+        ([["a.png"]], "image 0 is of type list"),
+        (object(), "type object"),
+        (NOISE.transpose(2, 0, 1), r"image 0 is uint8 \[3, 48, 64\]: give an array \[height, width, 3\]"),
+        (torch.from_numpy(NOISE), r"uint8 \[48, 64, 3\]: give a tensor \[3, height, width\]"),
+        (NOISE.astype(np.uint16), "uint16"),
+        (NOISE > 3, "bool"),
+        (NOISE[:0], r"\[0, 64, 3\]"),
+        (np.zeros(3), "give an array"),
+        (torch.randn(3, 8, 8), "floats from .* not normalised"),
+        (NOISE.astype(np.float32), "floats from 0 to 255"),
+        (torch.full((3, 8, 8), torch.nan), "floats from nan"),
+        (b"", "image 0 is no image"),
+        (b"GIF89a", "image 0"),
+        (io.StringIO("text"), "open as text: open it with mode 'rb'"),
+        (Image.new("RGB", (0, 5)), "image 0 has no pixels"),
+        ("https://example.org/a.png", "https://example.org/a.png is a web address: download it"),
+        ("", "an empty path"),
+        ({"a.png": 1}, "there is no file a.png"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_what_is_no_picture_is_refused_in_a_line(network, image, words):
+    with pytest.raises(InputError, match=words) as caught:
+        mnv3lib.predict(network, image)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_in_jupyter_such_an_error_is_one_line(capsys):
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell()
+    shell.run_cell("import mnv3lib; mnv3lib.build('v3_small', width=-1)")
+    out = capsys.readouterr().out.strip()
+    assert out == "InputError: width -1: give a number above 0, at most 4"
+
+
+OTHERS = {
+    "HEIC": (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", "pip install pillow-heif, or make it a PNG"),
+    "JPEG XL": (b"\xff\x0a\xfa\x1f\x01\x91", "pip install pillow-jxl-plugin"),
+    "JPEG XL in a box": (b"\x00\x00\x00\x0cJXL \r\n\x87\n", "pip install pillow-jxl-plugin"),
+    "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "a drawing"),
+    "SVG with its declaration": (b"<?xml version='1.0'?><svg/>", "a drawing"),
+    "PDF": (b"%PDF-1.7\n", "a PDF"),
+    "film": (b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00", "a film"),
+    "array": (b"\x93NUMPY\x01\x00v\x00", "hand it to mnv3lib.predict"),
+    "page": (b"<!DOCTYPE html><html></html>", "a web page"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_formats_that_are_not_read_are_named_with_their_mend(what, network, tmp_path, monkeypatch):
+    for module in ("pillow_heif", "pillow_jxl"):
+        monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    content, mend = OTHERS[what]
+    (tmp_path / "photo.jpg").write_bytes(content)
+    with pytest.raises(InputError, match=rf"photo\.jpg is .*{mend}"):
+        inference.load_image(tmp_path / "photo.jpg")
+    with pytest.raises(InputError, match=mend):
+        mnv3lib.predict(network, content)
+
+
+@pytest.mark.parametrize(("module", "what"), [("pillow_heif", "HEIC"), ("pillow_jxl", "JPEG XL")])
+def test_plugins_of_pillow_are_used_where_they_are(module, what, monkeypatch, tmp_path):
+    """A stand-in that reads any file of the format as one red pixel, in the way that the plugin comes to be used."""
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    content, _ = OTHERS[what]
+
+    class File(ImageFile.ImageFile):
+        def _open(self):
+            self._mode, self._size = "RGB", (1, 1)
+
+        def load(self):
+            self.im = Image.new("RGB", (1, 1), RED).im
+            return Image.Image.load(self)
+
+    def register():
+        Image.register_open("OTHER", File, lambda prefix: prefix.startswith(content[:8]))
+
+    plugin = type(sys)(module)
+    if module == "pillow_heif":
+        plugin.register_heif_opener = register
+    else:
+        register()
+    monkeypatch.setitem(sys.modules, module, plugin)
+    (tmp_path / "photo").write_bytes(content)
+    assert inference.load_image(tmp_path / "photo").getpixel((0, 0)) == RED
+
+
+def test_heic_and_jpeg_xl_are_read(tmp_path):
+    """With the plugins themselves, where they are installed."""
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    quarters().save(tmp_path / "a.heic", quality=95)
+    pytest.importorskip("pillow_jxl")
+    quarters().save(tmp_path / "a.jxl", quality=95)
+    for name in ("a.heic", "a.jxl"):
+        assert close(corners(inference.load_image(tmp_path / name)), [RED, GREEN, BLUE, YELLOW], 20)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "told"),
+    [
+        ([0, 2000, 4095], np.uint16, "grey values from 0 to 4095: 0 is taken for black and 65535 for white"),
+        ([0, 1023, 3], np.uint16, "65535 for white"),
+        ([0, 16383, 3], np.uint16, "65535 for white"),
+        ([0, 16385, 3], np.uint16, None),
+        ([0, 65535, 9], np.uint16, None),
+        ([0, 0, 0], np.uint16, None),
+        ([-1, 0, 1], np.float32, "grey values from -1 to 1: 0 is taken for black and 1 for white"),
+        ([0, 0.5, 1.01], np.float32, "from 0 to 1.01: .* 255 for white"),
+        ([0, 0.5, 1], np.float32, None),
+        ([0, 0.5, np.nan], np.float32, "and some that are no numbers"),
+        ([0, 200, 255], np.int32, None),
+        ([-7, 200, 255], np.int32, "from -7 to 255"),
+        ([0, 20, 70_000], np.int32, "70000 for white"),
+        ([0, 300, 4095], np.int32, "65535 for white"),
+    ],
+)
+def test_what_is_assumed_of_depth_and_range_is_told(values, kind, told, tmp_path):
+    Image.fromarray(np.array([values], kind)).save(tmp_path / "deep.tiff")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        inference.load_image(tmp_path / "deep.tiff")
+    assert len(caught) == (told is not None)
+    if told:
+        assert caught[0].category is AssumedWarning
+        assert re.search(rf"deep\.tiff has .*{told}", str(caught[0].message))
+
+
+@pytest.mark.parametrize(("highest", "warned"), [(4095, True), (16_000, True), (65_535, False)])
+def test_colours_of_16_bits_of_which_few_are_used_are_told(highest, warned, tmp_path):
+    """Pillow hands on the upper 8 bits of each."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+
+    size = (1).to_bytes(4, "big") * 2
+    body = chunk(b"IHDR", size + bytes([16, 2, 0, 0, 0])) + chunk(
+        b"IDAT", zlib.compress(b"\x00" + highest.to_bytes(2, "big") * 3)
+    )
+    (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body + chunk(b"IEND", b""))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        inference.load_image(tmp_path / "deep.png")
+    assert len(caught) == warned
+    assert not warned or "16 bits a colour" in str(caught[0].message)
 
 
 def test_predict_says_what_is_missing(network):

@@ -4,7 +4,9 @@ What `run` needs it imports itself, so that help and a wrong option wait for no 
 """
 
 import argparse
+import codecs
 import io
+import json
 import os
 import signal
 import sys
@@ -15,6 +17,7 @@ from mnv3lib.errors import DivergedError, ExportError, InputError, NotebookError
 
 COMMANDS = dict(train=train, sweep=sweep, evaluate=evaluate, predict=predict, export=export, latency=latency)
 COMMANDS |= {"verify": verify, "report": report, "import": importing}
+PLAIN = {"–": "-", "−": "-", "×": "x", "…": "..."}  # for letters that an encoding lacks
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,10 +25,11 @@ def main(arguments: list[str] | None = None) -> int:
 
     A reader that has left, as `head` does, ends the command without a word and with 141, as it would in a shell.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # line by line, so that a log shows at once how far a run is
+            stream.reconfigure(line_buffering=True, errors="plain")
     parser = make_parser()
     options = parser.parse_args(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # so that a log shows at once how far a run is
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         code = options.command(options) or 0
@@ -41,6 +45,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _plain(error: UnicodeEncodeError) -> tuple[str, int]:
+    """What a terminal shows in place of letters that its encoding lacks: the nearest ones, else JSON's escapes."""
+    text = error.object[error.start : error.end]
+    return "".join(PLAIN.get(letter) or json.dumps(letter)[1:-1] for letter in text), error.end
+
+
+codecs.register_error("plain", _plain)
 
 
 def _reader_has_left() -> bool:

@@ -7,15 +7,15 @@ measured on the test set.
 import argparse
 from pathlib import Path
 
-from mnv3lib.commands.options import add_shared, note
+from mnv3lib.commands.options import add_shared, note, path
 from mnv3lib.deploy import FORMATS
 
 
 def add(command) -> None:
     command.add_argument("run", metavar="RUN", help="a trained model")
     command.add_argument("--format", default="onnx", choices=FORMATS, help="of the file")
-    command.add_argument("--out", type=Path, metavar="FILE", help="(else RUN.onnx or RUN_int8.onnx here)")
-    command.add_argument("--record", type=Path, metavar="FOLDER", help="of an int8 file: write its accuracy there")
+    command.add_argument("--out", type=path, metavar="FILE", help="(else RUN.onnx or RUN_int8.onnx here)")
+    command.add_argument("--record", type=path, metavar="FOLDER", help="of an int8 file: write its accuracy there")
     add_shared(command, "models", "data")
 
 

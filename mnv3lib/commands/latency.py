@@ -4,10 +4,9 @@ width of the four networks, untrained where there is no run. The table says whic
 
 import argparse
 from itertools import product
-from pathlib import Path
 
 from mnv3lib import recipe
-from mnv3lib.commands.options import add_shared, model, note, positive
+from mnv3lib.commands.options import add_shared, model, note, path, positive
 from mnv3lib.deploy import RUNTIMES, WIDTHS
 
 
@@ -45,7 +44,7 @@ def add(command) -> None:
     command.add_argument("--calls", type=positive, default=200, help="of each contestant, at most")
     add_shared(command, "models", "format")
     command.add_argument(
-        "--out", type=Path, metavar="PATH", help="write a CSV too: to this file, or to a file in this folder"
+        "--out", type=path, metavar="PATH", help="write a CSV too: to this file, or to a file in this folder"
     )
 
 

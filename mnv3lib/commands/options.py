@@ -9,6 +9,7 @@ import types
 from pathlib import Path
 
 from mnv3lib import provenance, recipe
+from mnv3lib.errors import InputError, local
 from mnv3lib.recipe import Architecture, Recipe
 
 ALIASES = {"small": "v3_small", "large": "v3_large"}
@@ -26,8 +27,8 @@ def add_shared(command: Parser, *names: str) -> None:
     """The options of these names, which are the same for several commands."""
     models = provenance.place("trained_models", "MNV3_MODELS")
     shared = {
-        "models": dict(type=Path, default=models, help="the folder of trained models"),
-        "data": dict(type=Path, help="the folder of CIFAR-100 (else MNV3_DATA, else ./data)"),
+        "models": dict(type=path, default=models, help="the folder of trained models"),
+        "data": dict(type=path, help="the folder of CIFAR-100 (else MNV3_DATA, else ./data)"),
         "threads": dict(type=positive, help="threads of torch (else as many as there are cores)"),
         "format": dict(default="table", choices=["table", "csv", "json"], help="of the output"),
     }
@@ -41,6 +42,13 @@ def use_threads(options: argparse.Namespace) -> None:
         import torch
 
         torch.set_num_threads(options.threads)
+
+
+def path(text: str) -> Path:
+    try:
+        return local(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(error) from None
 
 
 def positive(text: str) -> int:

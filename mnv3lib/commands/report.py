@@ -5,16 +5,15 @@ README takes its results from the checkout's own report and trained models alone
 
 import argparse
 import sys
-from pathlib import Path
 
-from mnv3lib.commands.options import add_shared
+from mnv3lib.commands.options import add_shared, path
 from mnv3lib.provenance import ROOT
 
 
 def add(command) -> None:
     add_shared(command, "models")
-    command.add_argument("--output", type=Path, default=ROOT / "report", help="the folder of the pages")
-    command.add_argument("--figures", type=Path, default=ROOT / "figures", help="the folder of the figures")
+    command.add_argument("--output", type=path, default=ROOT / "report", help="the folder of the pages")
+    command.add_argument("--figures", type=path, default=ROOT / "figures", help="the folder of the figures")
     chosen = command.add_mutually_exclusive_group()
     chosen.add_argument("--check", action="store_true", help="only tell whether the report is up to date")
     chosen.add_argument(

@@ -6,13 +6,13 @@ Runs that have their record are skipped, and interrupted ones go on.
 import argparse
 from pathlib import Path
 
-from mnv3lib.commands.options import add_recipe_fields, add_shared, given, note, positive
+from mnv3lib.commands.options import add_recipe_fields, add_shared, given, note, path, positive
 from mnv3lib.deploy.processes import cores
 from mnv3lib.errors import InputError
 
 
 def add(command) -> None:
-    command.add_argument("file", nargs="?", type=Path, help="a YAML file with a list of grids under `runs`")
+    command.add_argument("file", nargs="?", type=path, help="a YAML file with a list of grids under `runs`")
     command.add_argument(
         "--ablation",
         nargs="+",
@@ -21,15 +21,15 @@ def add(command) -> None:
         "time (first) or of all; records only; --seed takes several. An unknown axis lists them",
     )
     command.add_argument(
-        "--models", type=Path, help="where the trained models go (else trained_models, or for ablations their folder)"
+        "--models", type=path, help="where the trained models go (else trained_models, or for ablations their folder)"
     )
     add_shared(command, "data")
-    command.add_argument("--executed", type=Path, default=Path("build/sweep"), help="where the executed notebooks go")
+    command.add_argument("--executed", type=path, default=Path("build/sweep"), help="where the executed notebooks go")
     command.add_argument("--no-weights", action="store_true", help="keep records and histories alone")
     command.add_argument("--workers", type=positive, default=cores(), help="runs side by side on this machine")
     command.add_argument("--threads", type=positive, default=1, help="threads of each run")
     command.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that runs already")
-    command.add_argument("--scheduler-file", type=Path, help="that a Dask scheduler wrote")
+    command.add_argument("--scheduler-file", type=path, help="that a Dask scheduler wrote")
     command.add_argument("--dry-run", action="store_true", help="only list the runs and whether they are done")
     fields = command.add_argument_group("the grid: one or several values for any field of the recipe")
     fields.add_argument("--recipe", nargs="+", default=argparse.SUPPRESS, help="(default: modern)")

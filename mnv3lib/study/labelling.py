@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mnv3lib import store
-from mnv3lib.errors import InputError
+from mnv3lib.errors import InputError, local
 from mnv3lib.inference import COLUMNS, as_pixels, guess, load_image, printable
 from mnv3lib.progress import bar
 from mnv3lib.provenance import place
@@ -20,7 +20,9 @@ from mnv3lib.provenance import place
 if TYPE_CHECKING:
     import pandas
 
-COMPANIONS = {".csv", ".md", ".txt"}  # what lies beside photographs: lists of sources, licences
+# What lies beside photographs: lists of sources, licences, labels, what Windows keeps about a folder.
+COMPANIONS = {*".csv .md .txt .json .xml .yaml .yml .html .ini .db".split()}
+MOST_FILES = 100_000  # in the folders that somebody names, so that / is no answer
 Row = tuple[str, str, int, str, float]  # run, image, rank, class, probability
 SOURCES = "SOURCES.csv"  # beside the photographs: who made each, and what it shows
 
@@ -30,17 +32,16 @@ def images_folder() -> Path:
     return place("test_images")
 
 
-def find_images(paths: Iterable[str | os.PathLike]) -> list[Path]:
+def find_images(paths: Iterable[str | os.PathLike], recursive: bool = True) -> list[Path]:
     """The files named, and of each folder named the files in it, in order, without hidden ones and COMPANIONS.
 
-    Whether they are images is not looked at here. Raises InputError if a folder or file is missing, or if nothing is
-    left.
+    `recursive`: those in its subfolders too. Whether they are images is not looked at here. Raises InputError if a
+    folder or file is missing, if nothing is left, or if there are more than MOST_FILES.
     """
-    paths, found = [Path(path) for path in paths], []
+    paths, found = [local(path) for path in paths], []
     for path in paths:
         if path.is_dir():
-            shown = (file for file in path.iterdir() if not (file.is_dir() or file.name.startswith(".")))
-            found += sorted(file for file in shown if file.suffix.lower() not in COMPANIONS)
+            found += _files(path, recursive)
         elif path.exists():
             found.append(path)
         else:
@@ -48,6 +49,23 @@ def find_images(paths: Iterable[str | os.PathLike]) -> list[Path]:
     if not found:
         raise InputError(f"there are no images in {', '.join(map(printable, paths))}")
     return list(dict.fromkeys(found))
+
+
+def _files(folder: Path, recursive: bool) -> list[Path]:
+    """The files in a folder, then those of each of its subfolders, links to folders included, each folder once."""
+    found, seen, waiting = [], set(), [folder]
+    while waiting:
+        one = waiting.pop(0)
+        if (real := one.resolve()) in seen:
+            continue
+        seen.add(real)
+        shown = sorted(path for path in one.iterdir() if not path.name.startswith("."))
+        found += [path for path in shown if not path.is_dir() and path.suffix.lower() not in COMPANIONS]
+        if recursive:
+            waiting[:0] = [path for path in shown if path.is_dir()]
+        if len(found) > MOST_FILES:
+            raise InputError(f"{printable(folder)} has more than {MOST_FILES:,} files: name fewer folders")
+    return found
 
 
 def photographs(folder: str | os.PathLike, size: int = 32) -> torch.Tensor:
@@ -61,14 +79,16 @@ def label(
     *,
     models: Path | None = None,
     top: int = 5,
+    recursive: bool = True,
     report: Callable[[str], None] = lambda line: None,
 ) -> list[Row]:
     """What every run, or all that kept their weights, sees in every image: a row a guess, best first.
 
-    `paths` are files and folders. A file that cannot be read is told to `report` in a line that names it, and the
-    others go on. An image goes by its file's name, or by its path where two have the same name.
+    `paths` are files and folders, `recursive` as in `find_images`. A file that cannot be read is told to `report` in a
+    line that names it, and the others go on. An image goes by its file's name, or by its path where two have the same
+    name.
     """
-    files = find_images(paths)
+    files = find_images(paths, recursive)
     models = models or store.models_folder()
     runs = list(runs) or [run for run in store.runs(models) if store.has(run, store.WEIGHTS, models)]
     if not runs:

@@ -1,14 +1,19 @@
 """The command line: options, exit codes, one line an error."""
 
+import io
 import json
+import os
+import re
+import shlex
 import subprocess
 import sys
 
 import pytest
 
-from mnv3lib import recipe, store
+from mnv3lib import InputError, checkpoint, commands, data, recipe, store
 from mnv3lib.commands import main, make_parser
 from mnv3lib.commands.options import given
+from mnv3lib.provenance import ROOT
 
 
 def made_by(command: str) -> recipe.Recipe:
@@ -69,6 +74,90 @@ def test_help_tells_every_option_with_its_default():
     text = " ".join(done.stdout.split())
     assert "--label-smoothing FLOAT share of the target spread over all classes" in text
     assert "(default: original: 0.0, modern: 0.05)" in text
+
+
+PHRASE = "1–2 × −3 é \U0001f40d"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [
+        ("ascii", b"1-2 x -3 \\u00e9 \\ud83d\\udc0d"),
+        ("latin-1", b"1-2 \xd7 -3 \xe9 \\ud83d\\udc0d"),
+        ("cp1252", b"1\x962 \xd7 -3 \xe9 \\ud83d\\udc0d"),
+        ("cp437", b"1-2 x -3 \x82 \\ud83d\\udc0d"),
+        ("utf-8", PHRASE.encode()),
+    ],
+)
+def test_letters_that_a_terminal_lacks_are_plain_ones(encoding, shown, monkeypatch):
+    streams = {name: io.TextIOWrapper(io.BytesIO(), encoding, errors="strict") for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+
+    def command(options):
+        print(PHRASE)
+        raise InputError(PHRASE)
+
+    monkeypatch.setattr(commands.predict, "run", command)
+    assert main(["predict", "a.png"]) == 1
+    assert streams["stdout"].buffer.getvalue().strip() == shown
+    streams["stderr"].flush()
+    assert streams["stderr"].buffer.getvalue().strip() == b"mnv3: error: " + shown
+
+
+def test_recorded_results_print_in_ascii():
+    """With the en dash of intervals; and the help, before anything else."""
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    for arguments in (["evaluate", "--recorded"], ["latency", "--help"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "mnv3lib", *arguments], capture_output=True, env=environment, timeout=120, cwd=ROOT
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout.isascii() and len(done.stdout) > 500
+
+
+def test_paths_as_people_write_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for command in (
+        "predict --out=~/x.csv",
+        "train --models=~/x.csv",
+        "export a --out=~/x.csv",
+        "train --data ~/x.csv",
+    ):
+        options = vars(make_parser().parse_args(command.split()))
+        assert tmp_path / "x.csv" in options.values()
+    for arguments, words in (
+        (["predict", "https://example.org/a.jpg"], "https://example.org/a.jpg is a web address: download it"),
+        (["evaluate", "--models", "s3://bucket/models"], "s3://bucket/models is a web address"),
+        (["import", "hf://a/b.pth", "--run", "a", "--model", "v2"], "hf://a/b.pth is a web address"),
+        (["predict", ""], "an empty path"),
+        (["train", "--data", "file:///data"], "file:///data is a web address"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        lines = capsys.readouterr().err.splitlines()
+        assert stop.value.code == 2 and len(lines) == 1 and words in lines[0]
+    monkeypatch.setenv("MNV3_MODELS", "~/models")
+    monkeypatch.setenv("MNV3_DATA", "~/data")
+    monkeypatch.setenv("MNV3_CHECKPOINTS", "~/checkpoints")
+    assert store.models_folder() == tmp_path / "models"
+    assert data.cifar100_folder().parent == tmp_path / "data"
+    assert checkpoint.base_folder() == tmp_path / "checkpoints"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_readmes_commands_run_as_written():
+    """Each is one that there is, and each file and folder that it reads is here, but for what the reader brings."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("mnv3 ")]
+    assert len(lines) > 12
+    for line in lines:
+        options = vars(make_parser().parse_args(shlex.split(line, comments=True)[1:]))
+        for name in ("paths", "file"):
+            given = options.get(name) or []
+            for one in given if isinstance(given, list) else [given]:
+                assert (ROOT / one).exists() or one.name == "old.pth", line
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path):

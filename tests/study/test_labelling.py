@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pandas
 import pytest
 import torch
@@ -130,6 +131,63 @@ def test_nothing_to_label_and_nothing_to_label_with(models, tmp_path, capsys):
     picture().save(tmp_path / "a.png")
     assert main(["predict", str(tmp_path), "--models", str(tmp_path)]) == 1
     assert "no trained models" in capsys.readouterr().err
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Class folders as data sets have them, one picture on top, and what should not count."""
+    for place in ("top.png", "bee/1.png", "bee/2.png", "rose/red/1.png", ".hidden/no.png"):
+        path = tmp_path / "tree" / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture().save(path)
+    for place in ("bee/Thumbs.db", "rose/desktop.ini", "annotations.json", "bee/1.xml", "rose/.DS_Store"):
+        (tmp_path / "tree" / place).write_text("no image")
+    (tmp_path / "tree" / "again").symlink_to(tmp_path / "tree")
+    return tmp_path / "tree"
+
+
+def test_subfolders_are_read_each_once(models, tree, capsys):
+    found = labelling.find_images([tree])
+    assert [str(path.relative_to(tree)) for path in found] == ["top.png", "bee/1.png", "bee/2.png", "rose/red/1.png"]
+    assert labelling.find_images([tree], recursive=False) == [tree / "top.png"]
+    assert labelling.find_images([tree / "rose"]) == [tree / "rose" / "red" / "1.png"]
+    command = ["predict", str(tree), "--models", str(models), "--format", "csv", "--top", "1"]
+    assert main(command) == 0
+    out, err = capsys.readouterr()
+    assert (len(out.splitlines()), err) == (1 + 4 * 2, "")
+    assert main([*command, "--no-recursive"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 2
+
+
+def test_too_many_files_are_no_answer(models, tree, monkeypatch, capsys):
+    monkeypatch.setattr(labelling, "MOST_FILES", 3)
+    assert main(["predict", str(tree), "--models", str(models)]) == 1
+    assert "has more than 3 files: name fewer folders" in capsys.readouterr().err
+
+
+def test_a_picture_behind_a_run_is_a_picture(models, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    one, two = sorted(path.name for path in models.glob("[!.]*"))
+    command = ["predict", "--models", str(models), "--format", "csv", "--top", "1", "--run", one]
+    assert main([*command, "b.png", "a.JPG"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["run"], row["image"]) for row in rows] == [(one, "b.png"), (one, "a.JPG")]
+    assert main([*command, "--run", two, "b.png"]) == 0
+    assert [row["run"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))] == [one, two]
+    assert main([*command, two]) == 1
+    assert f"there is no file {two}, but a run of that name: write --run before each" in capsys.readouterr().err
+
+
+def test_what_was_assumed_of_a_picture_is_told_in_a_line(models, tmp_path, capsys):
+    for name in ("a.png", "b.png"):
+        Image.fromarray(np.full((9, 9), 4095, np.uint16)).save(tmp_path / name)
+    assert main(["predict", str(tmp_path), "--models", str(models), "--format", "json"]) == 0
+    out, err = capsys.readouterr()
+    assert len(json.loads(out)) == 4
+    assert err.splitlines() == [
+        f"mnv3: {tmp_path / name} has grey values from 4095 to 4095: 0 is taken for black and 65535 for white"
+        for name in ("a.png", "b.png")
+    ]
 
 
 def test_score_counts_the_photographs_whose_class_is_known(network):
