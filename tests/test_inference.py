@@ -147,6 +147,7 @@ def test_half_transparent_is_half_way_to_white():
     assert close([read.getpixel((0, 0))], [(127, 177, 227)], 1)
 
 
+@pytest.mark.filterwarnings("ignore::mnv3lib.errors.AssumedWarning")
 @pytest.mark.parametrize(
     ("values", "kind", "expected"),
     [

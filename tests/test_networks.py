@@ -8,6 +8,7 @@ import timm
 import torch
 import torchvision
 from torch import nn
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from mnv3lib import Architecture, InputError, build, cost
 from mnv3lib.blocks import (
@@ -29,6 +30,21 @@ TORCHVISION = {
 PARAMETERS = {"v2": 3_504_872, "v3_small": 2_542_856, "v3_large": 5_483_032}
 BLOCKS = {"v1": 13, "v2": 17, "v3_small": 11, "v3_large": 15}
 SE_BLOCKS = {"v1": 0, "v2": 0, "v3_small": 9, "v3_large": 8}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_features_are_extracted_as_from_torchvisions(model):
+    """By torch.fx, which follows no branch; and by hooks, with gradients of a loaded network's maps."""
+    network = build(model, width=0.25, num_classes=10).eval()
+    images = torch.randn(2, 3, 32, 32)
+    found = create_feature_extractor(network, {"features.3": "early", "avgpool": "pooled"})(images)
+    torch.testing.assert_close(found["early"], network.features[:4](images))
+    torch.testing.assert_close(network.classifier(found["pooled"].flatten(1)), network(images))
+    maps = []
+    hook = network.requires_grad_(False).features[-1].register_forward_hook(lambda *given: maps.append(given[-1]))
+    (gradient,) = torch.autograd.grad(network(images.requires_grad_())[0].max(), maps)
+    hook.remove()
+    assert gradient.shape == maps[0].shape and gradient.abs().sum() > 0
 
 
 @cache

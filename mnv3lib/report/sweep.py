@@ -104,7 +104,8 @@ def _told_apart(made: Recipe, others: list[Recipe]) -> Recipe:
 
 
 def _plain(value) -> str:
-    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
+    """A value as a `variant` may have it."""
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value).replace("_", "-")
 
 
 def run_job(job: Job) -> None:

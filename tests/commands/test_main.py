@@ -106,14 +106,16 @@ def test_letters_that_a_terminal_lacks_are_plain_ones(encoding, shown, monkeypat
 
 
 def test_recorded_results_print_in_ascii():
-    """With the en dash of intervals; and the help, before anything else."""
-    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
-    for arguments in (["evaluate", "--recorded"], ["latency", "--help"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "mnv3lib", *arguments], capture_output=True, env=environment, timeout=120, cwd=ROOT
-        )
-        assert (done.returncode, done.stderr) == (0, b"")
-        assert done.stdout.isascii() and len(done.stdout) > 500
+    """With the en dash of intervals."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mnv3lib", "evaluate", "--recorded", "mobilenet_v1_0.25"],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        timeout=120,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(rb"\d\d\.\d\d-\d\d\.\d\d ", done.stdout)
 
 
 def test_paths_as_people_write_them(tmp_path, monkeypatch, capsys):
