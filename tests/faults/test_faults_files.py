@@ -1,5 +1,6 @@
 """Broken files of every format that is read: each gives a result or one clear line, in bounded time and memory."""
 
+import ast
 import io
 import json
 import math
@@ -203,6 +204,30 @@ def test_images(attempt, tmp_path):
     attempt("image", path, broken(images()), lambda: inference.as_pixels(inference.load_image(path)), 300)
 
 
+def test_pictures_in_memory(attempt, tmp_path):
+    """Bytes and open files as a program has them, and arrays and tensors of any shape, type and values."""
+    path = tmp_path / "image 0"
+
+    def read():
+        with path.open("rb") as file:
+            inference.as_pixels(inference.picture(file, path.name))
+        inference.as_pixels(inference.picture(path.read_bytes(), path.name))
+
+    attempt("picture in memory", path, broken(images()), read, 100)
+    kinds = "u1 i1 u2 i4 f2 f4 f8 ?".split()
+    shapes = st.lists(st.sampled_from([0, 1, 2, 3, 4, 9]), max_size=4)
+    values = st.sampled_from("0 1 0.5 255 -1 nan inf".split())
+    parts = st.tuples(st.booleans(), st.sampled_from(kinds), shapes, values)
+
+    def use():
+        is_tensor, kind, shape, value = ast.literal_eval(path.read_text())
+        with np.errstate(invalid="ignore"):
+            array = np.full(shape, float(value)).astype(kind)
+        inference.as_pixels(inference.picture(torch.from_numpy(array) if is_tensor else array, path.name))
+
+    attempt("array for a picture", path, parts.map(lambda given: repr(given).encode()), use, 200)
+
+
 def forward(network) -> None:
     assert network(torch.zeros(1, 3, 8, 8)).shape == (1, len(network.classes))
     data.normalise(torch.zeros(1, 8, 8, 3, dtype=torch.uint8), network.mean, network.std)
@@ -354,7 +379,11 @@ def test_old_checkpoints(attempt, tmp_path, run):
     torch.save({"state_dict": {"features.0.0.weight": torch.zeros(16, 3, 3, 3)}}, path)
     new = path.read_bytes()
     torch.save({"a": torch.zeros(3)}, path, _use_new_zipfile_serialization=False)
-    attempt(".pth", path, broken([new, path.read_bytes()]), lambda: importing.read_pth(path), 120)
+    valid = [new, path.read_bytes()]
+    network = build("v3_small", width=0.25, penultimate=8).state_dict()
+    torch.save({"model": network, "model_ema": {f"module.{key}": value for key, value in network.items()}}, path)
+    valid += [path.read_bytes(), save_tensors(network)]
+    attempt(".pth", path, broken(valid), lambda: importing.read_pth(path), 120)
 
 
 def test_checkpoints(attempt, tmp_path, tiny):
