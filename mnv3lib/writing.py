@@ -24,9 +24,14 @@ STALE = 24 * 3600  # seconds after which a temporary file is nobody's any more
 def replacing(path: Path):
     """Give a temporary path beside `path` to write to, and move it there when all went well.
 
-    Whatever happens, `path` is the old file or the new one, whole.
+    Whatever happens, `path` is the old file or the new one, whole. InputError if it cannot be a file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name a file in it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"{path} cannot be written: something above it is no folder") from None
     delete_leftovers(path.parent, path.name)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

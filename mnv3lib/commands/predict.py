@@ -21,7 +21,9 @@ def add(command) -> None:
     add_shared(command, "models", "threads")
     command.add_argument("--top", type=positive, default=5, help="guesses an image")
     add_shared(command, "format")
-    command.add_argument("--out", type=path, metavar="FILE", help="where to write it (else to the terminal)")
+    command.add_argument(
+        "--out", type=path, metavar="FILE", help="where to write it (else, or with -, to the terminal)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -49,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
             report=failed,
         )
     text = labelling.as_text(rows, options.format)
-    if options.out:
+    if options.out and str(options.out) != "-":
         with writing.replacing(options.out) as temporary:
             temporary.write_text(text, encoding="utf-8")
     elif rows:

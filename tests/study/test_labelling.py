@@ -178,6 +178,19 @@ def test_a_picture_behind_a_run_is_a_picture(models, folder, monkeypatch, capsys
     assert f"there is no file {two}, but a run of that name: write --run before each" in capsys.readouterr().err
 
 
+def test_out_is_a_file_or_the_terminal(models, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    before = sorted(folder.rglob("*"))
+    command = ["predict", "b.png", "--models", str(models), "--format", "csv", "--out"]
+    assert main([*command, "-"]) == 0
+    assert capsys.readouterr().out.startswith("run,image,rank")
+    for out, words in (("subfolder", "subfolder is a folder: name a file in it"), ("README.md/x.csv", "is no folder")):
+        assert main([*command, out]) == 1
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1 and words in err
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_what_was_assumed_of_a_picture_is_told_in_a_line(models, tmp_path, capsys):
     for name in ("a.png", "b.png"):
         Image.fromarray(np.full((9, 9), 4095, np.uint16)).save(tmp_path / name)
