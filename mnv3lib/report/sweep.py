@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import os
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,35 +77,12 @@ def read(path: Path) -> list[Recipe]:
 
 
 def distinct(recipes: Iterable[Recipe]) -> list[Recipe]:
-    """The recipes in order; those of one name have what differs in their `variant`, as in learning-rate0.1.
-
-    InputError if two that differ still have the same name of a run.
-    """
-    named = defaultdict(list)
+    """The recipes in order; InputError if two that differ have the same name of a run."""
     recipes = list(dict.fromkeys(recipes))
-    for made in recipes:
-        named[made.run].append(made)
-    recipes = [_told_apart(made, named[made.run]) for made in recipes]
     twice = [run for run, count in Counter(made.run for made in recipes).items() if count > 1]
     if twice:
         raise InputError(f"recipes that differ are both called {twice[0]}: give each a `variant` of its own")
     return recipes
-
-
-def _told_apart(made: Recipe, others: list[Recipe]) -> Recipe:
-    """`made` with a name of its own among `others`, those of its name and itself."""
-    fields = made.as_dict()
-    differing = [name for name in fields if any(one.as_dict()[name] != fields[name] for one in others)]
-    if not differing:
-        return made
-    parts = [f"{name.replace('_', '-')}{_plain(fields[name])}" for name in differing]
-    variant = "-".join([made.variant, *parts] if made.variant else parts)
-    return dataclasses.replace(made, variant=variant if len(variant) <= 60 else made.digest)
-
-
-def _plain(value) -> str:
-    """A value as a `variant` may have it."""
-    return "+".join(map(str, value)) if isinstance(value, list) else str(value).replace("_", "-")
 
 
 def run_job(job: Job) -> None:
