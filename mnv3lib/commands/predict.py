@@ -13,7 +13,9 @@ def add(command) -> None:
     command.add_argument(
         "paths", nargs="*", type=Path, metavar="PATH", help="images and folders of images (else test_images)"
     )
-    command.add_argument("--run", nargs="+", action="extend", metavar="RUN", help="which models (else all)")
+    command.add_argument(
+        "--run", nargs="+", action="extend", metavar="RUN", help="which models (else all of CIFAR-100)"
+    )
     add_shared(command, "models", "threads")
     command.add_argument("--top", type=positive, default=5, help="guesses an image")
     add_shared(command, "format")

@@ -7,6 +7,7 @@ import re
 import signal
 import threading
 import time
+from pathlib import Path
 
 import dask
 import nbformat
@@ -33,6 +34,51 @@ def test_grid_is_the_product_in_order():
 def test_image_sizes_are_one_value():
     assert [one.image_sizes for one in sweep.grid(image_sizes=[20, 32])] == [(20, 32)]
     assert [one.image_sizes for one in sweep.grid(image_sizes=[[20, 32], [32]])] == [(20, 32), (32,)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "runs"),
+    [
+        ({"learning_rate": [0.1, 0.3]}, ["learning-rate-0.1", "learning-rate-0.3"]),
+        (
+            {"learning_rate": [0.1, 0.3], "variant": ["a", "b"]},
+            ["a-learning-rate-0.1", "b-learning-rate-0.1", "a-learning-rate-0.3", "b-learning-rate-0.3"],
+        ),
+        ({"learning_rate": [0.1, 0.3], "seed": 1}, ["learning-rate-0.1_seed1", "learning-rate-0.3_seed1"]),
+        ({"image_sizes": [[20, 32], [32]]}, ["image-sizes-20-32", "image-sizes-32"]),
+        ({"nesterov": [True, False], "crop": 2}, ["nesterov-true", "nesterov-false"]),
+        ({"crop": [0, 2], "epochs": [1, 2]}, [f"crop-{crop}-epochs-{epochs}" for crop in (0, 2) for epochs in (1, 2)]),
+        ({"weight_decay": [1e-5, 0]}, ["weight-decay-1e-05", "weight-decay-0.0"]),
+        ({"penultimate": [None, 0]}, ["penultimate-none", "penultimate-0"]),
+        ({"nonlinearity": ["hard_swish", "relu"]}, ["nonlinearity-hard-swish", "nonlinearity-relu"]),
+        ({"learning_rate": [0.1, 0.1], "epochs": 2}, [""]),
+    ],
+)  # fmt: skip
+def test_names_are_made_from_what_differs(fields, runs):
+    made = sweep.distinct(sweep.grid(**fields))
+    assert [one.run for one in made] == ["_".join(filter(None, ("mobilenet_v3_small_1.0", name))) for name in runs]
+
+
+def test_every_grid_of_the_help_has_names_of_its_own():
+    """Two values of each field at once: names that would be too long end with a digest."""
+    options = dict(momentum=[0.8, 0.9], warmup=[0.1, 0.2], crop=[0, 2], dropout=[0, 0.1], label_smoothing=[0, 0.1])
+    made = sweep.distinct(sweep.grid(variant="v" * 60, **options))
+    assert len({one.run for one in made}) == 2**5
+    assert {one.run: one for one in sweep.grid(variant="v" * 60, **options)} == {one.run: one for one in made}
+
+
+def test_trials_go_to_build(capsys, alone, monkeypatch):
+    """But into the folder that is named, by an option or by MNV3_MODELS."""
+    monkeypatch.chdir(alone)
+    monkeypatch.delenv("MNV3_MODELS")
+    monkeypatch.setattr(store, "place", lambda name, variable: Path(os.environ.get(variable, name)))
+    for one in sweep.grid(dataset="digits", epochs=[1, 20]):
+        store.save(Path("build/trained_models"), record_of(one), [{"epoch": 1}], None, None)
+    store.save(Path("trained_models"), record_of(recipe.make()), [{"epoch": 1}], None, None)
+    options = ["sweep", "--no-weights", "--dry-run", "--dataset"]
+    assert main([*options, "digits", "cifar100", "--epochs", "20"]) == 0
+    assert main([*options, "digits", "--epochs", "1", "20"]) == 0
+    assert capsys.readouterr().out.count(": done\n") == 2 + 1
 
 
 def test_file_of_grids(tmp_path):
