@@ -165,7 +165,7 @@ def connect(address: str | None = None, scheduler_file: Path | None = None, work
             yield client
 
 
-def sweep(jobs: list[Job], client, log: Callable[[str], None] = print) -> dict[str, str]:
+def sweep(jobs: list[Job], client, log: Callable[[str], None] = progress.say) -> dict[str, str]:
     """Run the jobs on a Dask `client` and return the reason, by run, of each that failed.
 
     A job whose worker dies is given to another and resumes. One view shows all: a bar that counts epochs, and a line
