@@ -1,12 +1,18 @@
 """Sweeps: grids of recipes, and many runs on a real Dask scheduler with worker processes."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import dask
@@ -203,3 +209,74 @@ def test_sweep_survives_a_killed_worker_and_a_failing_run(tmp_path):
     assert any(re.fullmatch(rf"{long.run}: \d+ of 12 epochs", line) for line in lines)
     executed = nbformat.read(tmp_path / "executed" / f"{long.run}.ipynb", as_version=4)
     assert any(long.run in str(cell.get("outputs")) for cell in executed.cells)
+
+
+@contextmanager
+def running(*commands, stop=signal.SIGTERM):
+    """Processes that get the signal `stop` afterwards."""
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for command in commands
+    ]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.send_signal(stop)
+        for process in processes:
+            process.wait(timeout=30)
+
+
+def sweep_of_two(folder, *options):
+    """`mnv3 sweep` of two runs on the cluster that `options` name; both should be made."""
+    grid = "--dataset digits --width 0.25 --epochs 1 --image-sizes 16 --batch 64 --seed 0 1 --no-weights".split()
+    folders = ["--models", str(folder / "models"), "--executed", str(folder / "executed")]
+    assert main(["sweep", *grid, *folders, *options]) == 0
+    assert len(store.runs(folder / "models")) == 2
+
+
+def test_a_cluster_by_its_scheduler_file(long, alone):
+    """README's commands for Slurm; as Slurm's jobs where it runs."""
+    if not long:
+        pytest.skip("a long test")
+    slurm = shutil.which("sinfo") and subprocess.run(["sinfo"], capture_output=True).returncode == 0
+    dask = [*(["srun", "--quiet"] if slurm else []), sys.executable, "-m", "dask"]
+    file = alone / "scheduler.json"
+    worker = [*dask, "worker", "--nthreads", "1", "--scheduler-file", file, "--local-directory", alone]
+    scheduler = [*dask, "scheduler", "--port", "0", "--dashboard-address", ":0", "--scheduler-file", file]
+    with running(scheduler, worker, worker):
+        while not file.is_file():
+            time.sleep(0.2)
+        sweep_of_two(alone, "--scheduler-file", str(file))
+
+
+def test_a_cluster_over_ssh(long, alone):
+    """README's `dask ssh`, with a server of this test's own."""
+    sshd = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
+    if not (long and sshd and importlib.util.find_spec("paramiko")):
+        pytest.skip("a long test, which wants OpenSSH's server and paramiko")
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", alone / name], check=True)
+    ssh, scheduler = free_port(), free_port()
+    settings = {
+        "Port": ssh,
+        "ListenAddress": "127.0.0.1",
+        "HostKey": alone / "host",
+        "AuthorizedKeysFile": alone / "user.pub",
+        "StrictModes": "no",
+        "UsePAM": "no",
+        "PidFile": "none",
+        "SetEnv": f"PYTHONPATH={ROOT}",
+    }
+    (alone / "sshd").write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
+    cluster = [sys.executable, "-m", "dask", "ssh", "--nthreads", "1", "--ssh-port", str(ssh)]
+    cluster += ["--ssh-private-key", str(alone / "user"), "--scheduler-port", str(scheduler), "127.0.0.1", "127.0.0.1"]
+    with running([sshd, "-D", "-f", alone / "sshd"]):
+        time.sleep(1)
+        with running(cluster, stop=signal.SIGINT):  # so it ends what it started over there
+            time.sleep(20)
+            sweep_of_two(alone, "--scheduler", f"tcp://127.0.0.1:{scheduler}")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
