@@ -18,3 +18,8 @@ def watched() -> bool:
 def bar(items: Iterable | None = None, title: str = "", **options) -> tqdm:
     """A tqdm bar over `items`, or one that is moved by hand, which goes when it is done; none where nobody watches."""
     return tqdm(items, desc=title, leave=False, disable=not watched(), **options)
+
+
+def say(line: str) -> None:
+    """Print a line above the bars that are shown, if any."""
+    tqdm.write(line)

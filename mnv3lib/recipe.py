@@ -15,6 +15,7 @@ STRIDES = 5  # every one of the four networks halves its input five times, the s
 MAX_WIDTH = 4.0
 DATASETS = {"cifar100": 100, "digits": 10}  # and how many classes each has
 PADDINGS = ("zero", "reflect")
+VARIANT = r"[A-Za-z0-9.+-]{0,60}"
 BEYOND = ("none", "trivialaugment", "erasing", "cutmix", "mixup")  # see data.Beyond
 
 # What the fields may be: one of several names,
@@ -169,7 +170,7 @@ class Recipe(Architecture):
 
     def __post_init__(self):
         super().__post_init__()
-        if not isinstance(self.variant, str) or not re.fullmatch(r"[A-Za-z0-9.+-]{0,60}", self.variant):
+        if not isinstance(self.variant, str) or not re.fullmatch(VARIANT, self.variant):
             raise InputError(f"variant {self.variant!r}: use letters, digits and . + - alone, 60 at most")
         if self.nesterov and not self.momentum:
             raise InputError("nesterov: it needs a momentum above 0")

@@ -43,6 +43,16 @@ def models_folder() -> Path:
     return place("trained_models", "MNV3_MODELS")
 
 
+def folder_for(made: Recipe) -> Path:
+    """Where a new run goes: `models_folder`, but to build where it is on other data, on a part of it, or shorter.
+
+    Such a run is a trial and no model of the report, which is made from `models_folder`. MNV3_MODELS takes both.
+    """
+    trial = (made.dataset, made.split) != (DEFAULTS["dataset"], DEFAULTS["split"]) or made.epochs < DEFAULTS["epochs"]
+    folder = models_folder()
+    return folder.parent / "build" / folder.name if trial and not os.environ.get("MNV3_MODELS") else folder
+
+
 def run_folder(run: str, folder: Path | None = None) -> Path:
     """The folder of a run; a name that is none (a path, say) raises InputError."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,120}", run):
@@ -55,6 +65,15 @@ def runs(folder: Path | None = None) -> list[str]:
     folder = Path(folder or models_folder())
     found = [*folder.glob(f"[!.]*/{RECORD}"), *folder.glob(f"{OLD}*/{RECORD}")]
     return sorted({path.parent.name.removeprefix(OLD) for path in found})
+
+
+def of_one_set(sets: dict[str, str], usual: str) -> list[str]:
+    """The runs of the `usual` set of images, each being given with the set it is of; else all, if they are of one."""
+    chosen = [run for run, name in sets.items() if name == usual] or list(sets)
+    several = sorted({sets[run] for run in chosen})
+    if len(several) > 1:
+        raise InputError(f"there are runs on {', '.join(several)}, which do not go together: name the runs")
+    return chosen
 
 
 def has(run: str, file: str, folder: Path | None = None) -> bool:

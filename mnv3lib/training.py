@@ -49,11 +49,12 @@ def train(
 ) -> dict:
     """Make the run that `recipe` defines, or go on with it, and return its record.
 
-    A run that has its record in the folder `models` already is not made again, unless `overwrite`; see `made_already`
-    for what is refused. The checkpoint of a run in progress lies in `checkpoints`, and goes when the run is written.
-    Without `weights` only record and history are kept. What `more` returns goes into the record too.
+    A run that has its record in the folder `models` (else store.folder_for's) already is not made again, unless
+    `overwrite`; see `made_already` for what is refused. The checkpoint of a run in progress lies in `checkpoints`, and
+    goes when the run is written. Without `weights` only record and history are kept. What `more` returns goes into the
+    record too.
     """
-    models = models or store.models_folder()
+    models = models or store.folder_for(recipe)
     folder = checkpoint.folder_of(recipe, checkpoints)
     with checkpoint.alone(folder):
         record = None if overwrite else made_already(recipe, models, weights)

@@ -7,6 +7,7 @@ import http.server
 import io
 import tarfile
 import threading
+import urllib.parse
 
 import numpy as np
 import pytest
@@ -244,7 +245,10 @@ def test_offline_says_what_to_do(monkeypatch, new):
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serve a folder; a file called short.tar.gz breaks off before its announced end."""
+    """Serve a folder, also as a proxy for any host; a file called short.tar.gz breaks off before its announced end."""
+
+    def translate_path(self, path):
+        return super().translate_path(urllib.parse.urlsplit(path).path)
 
     def log_message(self, *_):
         pass
@@ -288,6 +292,13 @@ def test_download(small, server, monkeypatch, new):
     assert contents(new) == [data.FOLDER, f"{data.FOLDER}/test.bin", f"{data.FOLDER}/train.bin"]
     monkeypatch.setattr(data, "URL", "http://127.0.0.1:9/not-asked-again")
     assert torch.equal(data.load("cifar100", new).test.images, dataset.test.images)
+
+
+def test_download_through_a_proxy(small, server, monkeypatch, new):
+    offer(monkeypatch, server, "good.tar.gz", good_members())
+    monkeypatch.setattr(data, "URL", "http://cifar.invalid/good.tar.gz")
+    monkeypatch.setenv("http_proxy", server[0])
+    assert len(data.load("cifar100", new).train) == 6
 
 
 def test_download_with_another_md5_is_refused(small, server, monkeypatch, new):

@@ -24,3 +24,20 @@ def test_a_bar_is_seen_where_somebody_watches(stream, session, seen, monkeypatch
         monkeypatch.setenv("JPY_SESSION_NAME", session)
     assert list(progress.bar(range(3), "epoch 1/2", mininterval=0)) == [0, 1, 2]
     assert ("epoch 1/2" in stream.getvalue()) == seen
+
+
+def test_a_line_stands_above_the_bar(monkeypatch):
+    """As a terminal shows it, where output and errors go to the same place."""
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setattr("sys.stderr", terminal)
+    with progress.bar(total=2, ncols=40) as bar:
+        bar.update()
+        progress.say("one run: done")
+    shown = []
+    for line in terminal.getvalue().split("\n"):
+        seen = ""
+        for part in line.split("\r"):
+            seen = part + seen[len(part) :]
+        shown.append(seen.rstrip())
+    assert shown == ["one run: done", ""]

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import mnv3lib
-from mnv3lib import InputError, Recipe, build, store, writing
+from mnv3lib import InputError, Recipe, build, recipe, store, writing
 
 RUN = "mobilenet_v3_small_0.25_digits"
 
@@ -405,3 +405,32 @@ def test_models_folder_is_the_variables(monkeypatch, tmp_path):
     assert store.models_folder() == tmp_path
     monkeypatch.delenv("MNV3_MODELS")
     assert store.models_folder().name == "trained_models"
+
+
+@pytest.mark.parametrize(
+    ("changes", "build"),
+    [
+        ({}, False),
+        ({"epochs": 21, "seed": 3}, False),
+        ({"epochs": 19}, True),
+        ({"dataset": "digits"}, True),
+        ({"split": "holdout"}, True),
+    ],
+)
+def test_trials_have_a_folder_of_their_own(monkeypatch, tmp_path, changes, build):
+    """So that neither a bare command nor the report takes them for models of the report."""
+    monkeypatch.delenv("MNV3_MODELS", raising=False)
+    models = store.models_folder()
+    made = recipe.make(**changes)
+    assert store.folder_for(made) == (models.parent / "build" / "trained_models" if build else models)
+    monkeypatch.setenv("MNV3_MODELS", str(tmp_path))
+    assert store.folder_for(made) == tmp_path
+
+
+def test_runs_of_several_sets_do_not_go_together():
+    sets = {"a": "digits", "b": "cifar100", "c": "cifar100"}
+    assert store.of_one_set(sets, "cifar100") == ["b", "c"]
+    assert store.of_one_set({"a": "digits"}, "cifar100") == ["a"]
+    assert store.of_one_set({}, "cifar100") == []
+    with pytest.raises(InputError, match="runs on cifar100, digits, which do not go together: name the runs"):
+        store.of_one_set(sets, "birds")

@@ -8,7 +8,7 @@ from mnv3lib.commands.options import add_shared, note, use_threads
 
 def add(command) -> None:
     add_shared(command, "models", "data", "threads")
-    command.add_argument("runs", nargs="*", metavar="RUN", help="which (else all that are trained)")
+    command.add_argument("runs", nargs="*", metavar="RUN", help="which (else all of CIFAR-100's test set)")
     command.add_argument("--recorded", action="store_true", help="measure nothing, use the recorded predictions")
     add_shared(command, "format")
     command.add_argument(

@@ -21,7 +21,9 @@ def add(command) -> None:
         "time (first) or of all; records only; --seed takes several. An unknown axis lists them",
     )
     command.add_argument(
-        "--models", type=path, help="where the trained models go (else trained_models, or for ablations their folder)"
+        "--models",
+        type=path,
+        help="where the runs go (else trained_models; if on other data or shorter, to build; ablations: their folder)",
     )
     add_shared(command, "data")
     command.add_argument("--executed", type=path, default=Path("build/sweep"), help="where the executed notebooks go")
@@ -31,7 +33,9 @@ def add(command) -> None:
     command.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that runs already")
     command.add_argument("--scheduler-file", type=path, help="that a Dask scheduler wrote")
     command.add_argument("--dry-run", action="store_true", help="only list the runs and whether they are done")
-    fields = command.add_argument_group("the grid: one or several values for any field of the recipe")
+    fields = command.add_argument_group(
+        "the grid: one or several values for any field of the recipe (with --ablation, several of --seed alone)"
+    )
     fields.add_argument("--recipe", nargs="+", default=argparse.SUPPRESS, help="(default: modern)")
     add_recipe_fields(fields, several=True)
 
@@ -47,8 +51,9 @@ def run(options: argparse.Namespace) -> int:
     from mnv3lib.report import sweep
     from mnv3lib.study import ablations, results
 
-    models = options.models or (ablations.folder() if options.ablation else store.models_folder())
+    models = options.models
     if options.ablation:
+        models = models or ablations.folder()
         seeds = fields.pop("seed", ())
         several = [name for name, values in fields.items() if len(values) > 1]
         if several:
@@ -60,10 +65,11 @@ def run(options: argparse.Namespace) -> int:
             say(f"{len(planned) - len(recipes)} of {len(planned)} runs are recorded already")
     else:
         recipes = sweep.distinct(sweep.read(options.file) if options.file else sweep.grid(**fields))
+    folders = {made: models or store.folder_for(made) for made in recipes}
     jobs = [
         sweep.Job(
             made,
-            models=models.absolute(),
+            models=folders[made].absolute(),
             checkpoints=checkpoint.base_folder().absolute(),
             executed=options.executed.absolute(),
             data=data.cifar100_folder(options.data).absolute(),
@@ -84,6 +90,7 @@ def run(options: argparse.Namespace) -> int:
         failed = sweep.sweep(jobs, client)
     for name, reason in failed.items():
         note(f"error: {name}: {reason}")
-    if store.runs(models):
-        print(f"all runs of {models} are in {results.write_csv(models)}")
+    for folder in dict.fromkeys(folders.values()):
+        if store.runs(folder):
+            print(f"all runs of {folder} are in {results.write_csv(folder)}")
     return int(bool(failed))

@@ -66,6 +66,8 @@ def settle(notebook: str, namespace: dict) -> None:
     for name, value in values.items():
         if _is_folder(name) and value is not None:
             values[name] = value if Path.cwd() == NOTEBOOKS else os.path.normpath(NOTEBOOKS / value)
+    if "data_folder" in values and values["data_folder"] is None and not os.environ.get("MNV3_DATA"):
+        values["data_folder"] = str(ROOT / "data")  # or it would be fetched into the folder of the notebooks
     namespace.update(values)
 
 

@@ -28,6 +28,7 @@ def run_notebook(notebook: Path, output: Path, parameters: dict) -> None:
     check_parameters(notebook, parameters)
     output.parent.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    os.environ.pop("JPY_SESSION_NAME", None)  # where JupyterLab started this, nobody watches the bars of the notebook
     alone = multiprocessing.parent_process() is None  # several bars would write over each other
     try:
         papermill.execute_notebook(

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -20,6 +21,7 @@ from mnv3lib.report import running
 NOTEBOOK = ROOT / "notebooks" / "02_train.ipynb"
 # The fields that the notebook has a parameter of its own for; the others go through `changes`.
 PARAMETERS = ("recipe", "model", "width", "epochs", "batch_size", "seed", "dataset")
+NAMED = ("recipe", "model", "width", "dataset", "split", "variant", "seed")  # what the name of a run has
 POLL = 2.0  # seconds between two looks at the runs in progress
 
 
@@ -55,12 +57,30 @@ class Job:
 def grid(**fields) -> list[Recipe]:
     """All combinations of the values given: grid(model=["v2", "v1"], seed=[0, 1], epochs=10) are four recipes.
 
-    A field is given one value or a list of them; of `image_sizes`, a list counts as one value.
+    A field is given one value or a list of them; of `image_sizes`, a list counts as one value. Where fields that no
+    name of a run has are given several values, they become part of the `variant`, and so of the name.
     """
     for name, value in fields.items():
         several = isinstance(value, list) and (name != "image_sizes" or any(isinstance(one, list) for one in value))
         fields[name] = value if several else [value]
-    return [recipe.make(**dict(zip(fields, chosen, strict=True))) for chosen in itertools.product(*fields.values())]
+    made = [recipe.make(**dict(zip(fields, chosen, strict=True))) for chosen in itertools.product(*fields.values())]
+    unnamed = [name for name in fields if name not in NAMED and len({getattr(one, name) for one in made}) > 1]
+    return [_named(one, unnamed) for one in made]
+
+
+def _named(made: Recipe, fields: list[str]) -> Recipe:
+    """The recipe with these fields in its variant, as in "learning-rate-0.1"; its digest where that is too long."""
+    if not fields:
+        return made
+    told = [made.variant] if made.variant else []
+    for name in fields:
+        value = getattr(made, name)
+        text = "-".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
+        told.append(f"{name}-{text}".replace("_", "-"))
+    variant = "-".join(told)
+    if not re.fullmatch(recipe.VARIANT, variant):
+        variant = f"{made.variant[:40]}-{made.digest}"
+    return dataclasses.replace(made, variant=variant)
 
 
 def read(path: Path) -> list[Recipe]:
@@ -145,7 +165,7 @@ def connect(address: str | None = None, scheduler_file: Path | None = None, work
             yield client
 
 
-def sweep(jobs: list[Job], client, log: Callable[[str], None] = print) -> dict[str, str]:
+def sweep(jobs: list[Job], client, log: Callable[[str], None] = progress.say) -> dict[str, str]:
     """Run the jobs on a Dask `client` and return the reason, by run, of each that failed.
 
     A job whose worker dies is given to another and resumes. One view shows all: a bar that counts epochs, and a line

@@ -221,10 +221,9 @@ def trained(models: Path | None = None) -> list[str]:
 
 
 def comparable(models: Path | None = None) -> list[str]:
-    """Those of `trained` whose numbers may stand in one table: on CIFAR-100's test set, or, if there are none, all."""
-    runs = trained(models)
-    on_cifar100 = [run for run in runs if measured_on(store.load_record(run, models)["recipe"]) == "cifar100 test"]
-    return on_cifar100 or runs
+    """Those of `trained` whose numbers may stand in one table: on CIFAR-100's test set, else all if on one set."""
+    sets = {run: measured_on(store.load_record(run, models)["recipe"]) for run in trained(models)}
+    return store.of_one_set(sets, "cifar100 test")
 
 
 def evaluate(
@@ -235,13 +234,13 @@ def evaluate(
     recorded: bool = False,
     log: Callable[[str], None] = lambda line: None,
 ) -> list[Evaluation]:
-    """Evaluate the runs, or all that are `trained`: live where the test set is on this machine, else as recorded.
+    """Evaluate the runs, or all that are `comparable`: live where the test set is on this machine, else as recorded.
 
     Nothing is downloaded. With `recorded` nothing is measured. `log` gets a line a run, and one more where a live
     top-1 differs from the record's. Raises InputError if a run is unknown, damaged, or has nothing to go by.
     """
     models = models or store.models_folder()
-    runs = list(runs) or trained(models)
+    runs = list(runs) or comparable(models)
     if not runs:
         raise InputError(f"there are no trained models in {models}: train one with mnv3 train")
     records = [store.load_record(run, models) for run in runs]  # all of them first, so that a typo costs no time

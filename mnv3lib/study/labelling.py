@@ -82,7 +82,7 @@ def label(
     recursive: bool = True,
     report: Callable[[str], None] = lambda line: None,
 ) -> list[Row]:
-    """What every run, or all that kept their weights, sees in every image: a row a guess, best first.
+    """What every run, or all on CIFAR-100 that kept their weights, sees in every image: a row a guess, best first.
 
     `paths` are files and folders, `recursive` as in `find_images`. A file that cannot be read is told to `report` in a
     line that names it, and the others go on. An image goes by its file's name, or by its path where two have the same
@@ -90,10 +90,13 @@ def label(
     """
     files = find_images(paths, recursive)
     models = models or store.models_folder()
-    runs = list(runs) or [run for run in store.runs(models) if store.has(run, store.WEIGHTS, models)]
+    named = list(runs)
+    runs = named or [run for run in store.runs(models) if store.has(run, store.WEIGHTS, models)]
     if not runs:
         raise InputError(f"there are no trained models in {models}: train one with mnv3 train")
-    sizes = {run: store.load_record(run, models)["recipe"]["image_sizes"][-1] for run in runs}
+    recipes = {run: store.load_record(run, models)["recipe"] for run in runs}
+    runs = named or store.of_one_set({run: made["dataset"] for run, made in recipes.items()}, "cifar100")
+    sizes = {run: recipes[run]["image_sizes"][-1] for run in runs}
     pixels, rows = {}, []
     for file in bar(files, "images"):
         try:

@@ -136,6 +136,7 @@ def opened(name: str, injected: str = "", **changes) -> dict:
 def test_a_notebook_settles_its_parameters(place, monkeypatch):
     """Folders are the same wherever papermill was started; in the notebook's own folder, as pages show them."""
     monkeypatch.chdir(ROOT / place)
+    monkeypatch.setenv("MNV3_DATA", "/data")
     before = opened("02_train", "epochs = 3\nchanges = 0", epochs=3, changes='{"se_last": true}', tuning_folder="/a")
     namespace = before.copy()
     parameters.settle("02_train", namespace)
@@ -149,6 +150,16 @@ def test_a_notebook_settles_its_parameters(place, monkeypatch):
     assert Path(namespace["models_folder"]).resolve() == ROOT / "trained_models", (
         "settled twice, as when a cell is rerun"
     )
+
+
+def test_images_are_fetched_into_one_folder_of_the_checkout(monkeypatch):
+    namespace = opened("03_evaluate")
+    monkeypatch.setenv("MNV3_DATA", "/data")
+    parameters.settle("03_evaluate", namespace)
+    assert namespace["data_folder"] is None
+    monkeypatch.delenv("MNV3_DATA")
+    parameters.settle("03_evaluate", namespace)
+    assert namespace["data_folder"] == str(ROOT / "data")
 
 
 @pytest.mark.parametrize(

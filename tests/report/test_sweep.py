@@ -1,12 +1,19 @@
 """Sweeps: grids of recipes, and many runs on a real Dask scheduler with worker processes."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import dask
 import nbformat
@@ -33,6 +40,51 @@ def test_grid_is_the_product_in_order():
 def test_image_sizes_are_one_value():
     assert [one.image_sizes for one in sweep.grid(image_sizes=[20, 32])] == [(20, 32)]
     assert [one.image_sizes for one in sweep.grid(image_sizes=[[20, 32], [32]])] == [(20, 32), (32,)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "runs"),
+    [
+        ({"learning_rate": [0.1, 0.3]}, ["learning-rate-0.1", "learning-rate-0.3"]),
+        (
+            {"learning_rate": [0.1, 0.3], "variant": ["a", "b"]},
+            ["a-learning-rate-0.1", "b-learning-rate-0.1", "a-learning-rate-0.3", "b-learning-rate-0.3"],
+        ),
+        ({"learning_rate": [0.1, 0.3], "seed": 1}, ["learning-rate-0.1_seed1", "learning-rate-0.3_seed1"]),
+        ({"image_sizes": [[20, 32], [32]]}, ["image-sizes-20-32", "image-sizes-32"]),
+        ({"nesterov": [True, False], "crop": 2}, ["nesterov-true", "nesterov-false"]),
+        ({"crop": [0, 2], "epochs": [1, 2]}, [f"crop-{crop}-epochs-{epochs}" for crop in (0, 2) for epochs in (1, 2)]),
+        ({"weight_decay": [1e-5, 0]}, ["weight-decay-1e-05", "weight-decay-0.0"]),
+        ({"penultimate": [None, 0]}, ["penultimate-none", "penultimate-0"]),
+        ({"nonlinearity": ["hard_swish", "relu"]}, ["nonlinearity-hard-swish", "nonlinearity-relu"]),
+        ({"learning_rate": [0.1, 0.1], "epochs": 2}, [""]),
+    ],
+)  # fmt: skip
+def test_names_are_made_from_what_differs(fields, runs):
+    made = sweep.distinct(sweep.grid(**fields))
+    assert [one.run for one in made] == ["_".join(filter(None, ("mobilenet_v3_small_1.0", name))) for name in runs]
+
+
+def test_every_grid_of_the_help_has_names_of_its_own():
+    """Two values of each field at once: names that would be too long end with a digest."""
+    options = dict(momentum=[0.8, 0.9], warmup=[0.1, 0.2], crop=[0, 2], dropout=[0, 0.1], label_smoothing=[0, 0.1])
+    made = sweep.distinct(sweep.grid(variant="v" * 60, **options))
+    assert len({one.run for one in made}) == 2**5
+    assert {one.run: one for one in sweep.grid(variant="v" * 60, **options)} == {one.run: one for one in made}
+
+
+def test_trials_go_to_build(capsys, alone, monkeypatch):
+    """But into the folder that is named, by an option or by MNV3_MODELS."""
+    monkeypatch.chdir(alone)
+    monkeypatch.delenv("MNV3_MODELS")
+    monkeypatch.setattr(store, "place", lambda name, variable: Path(os.environ.get(variable, name)))
+    for one in sweep.grid(dataset="digits", epochs=[1, 20]):
+        store.save(Path("build/trained_models"), record_of(one), [{"epoch": 1}], None, None)
+    store.save(Path("trained_models"), record_of(recipe.make()), [{"epoch": 1}], None, None)
+    options = ["sweep", "--no-weights", "--dry-run", "--dataset"]
+    assert main([*options, "digits", "cifar100", "--epochs", "20"]) == 0
+    assert main([*options, "digits", "--epochs", "1", "20"]) == 0
+    assert capsys.readouterr().out.count(": done\n") == 2 + 1
 
 
 def test_file_of_grids(tmp_path):
@@ -157,3 +209,74 @@ def test_sweep_survives_a_killed_worker_and_a_failing_run(tmp_path):
     assert any(re.fullmatch(rf"{long.run}: \d+ of 12 epochs", line) for line in lines)
     executed = nbformat.read(tmp_path / "executed" / f"{long.run}.ipynb", as_version=4)
     assert any(long.run in str(cell.get("outputs")) for cell in executed.cells)
+
+
+@contextmanager
+def running(*commands, stop=signal.SIGTERM):
+    """Processes that get the signal `stop` afterwards."""
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for command in commands
+    ]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.send_signal(stop)
+        for process in processes:
+            process.wait(timeout=30)
+
+
+def sweep_of_two(folder, *options):
+    """`mnv3 sweep` of two runs on the cluster that `options` name; both should be made."""
+    grid = "--dataset digits --width 0.25 --epochs 1 --image-sizes 16 --batch 64 --seed 0 1 --no-weights".split()
+    folders = ["--models", str(folder / "models"), "--executed", str(folder / "executed")]
+    assert main(["sweep", *grid, *folders, *options]) == 0
+    assert len(store.runs(folder / "models")) == 2
+
+
+def test_a_cluster_by_its_scheduler_file(long, alone):
+    """README's commands for Slurm; as Slurm's jobs where it runs."""
+    if not long:
+        pytest.skip("a long test")
+    slurm = shutil.which("sinfo") and subprocess.run(["sinfo"], capture_output=True).returncode == 0
+    dask = [*(["srun", "--quiet"] if slurm else []), sys.executable, "-m", "dask"]
+    file = alone / "scheduler.json"
+    worker = [*dask, "worker", "--nthreads", "1", "--scheduler-file", file, "--local-directory", alone]
+    scheduler = [*dask, "scheduler", "--port", "0", "--dashboard-address", ":0", "--scheduler-file", file]
+    with running(scheduler, worker, worker):
+        while not file.is_file():
+            time.sleep(0.2)
+        sweep_of_two(alone, "--scheduler-file", str(file))
+
+
+def test_a_cluster_over_ssh(long, alone):
+    """README's `dask ssh`, with a server of this test's own."""
+    sshd = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
+    if not (long and sshd and importlib.util.find_spec("paramiko")):
+        pytest.skip("a long test, which wants OpenSSH's server and paramiko")
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", alone / name], check=True)
+    ssh, scheduler = free_port(), free_port()
+    settings = {
+        "Port": ssh,
+        "ListenAddress": "127.0.0.1",
+        "HostKey": alone / "host",
+        "AuthorizedKeysFile": alone / "user.pub",
+        "StrictModes": "no",
+        "UsePAM": "no",
+        "PidFile": "none",
+        "SetEnv": f"PYTHONPATH={ROOT}",
+    }
+    (alone / "sshd").write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
+    cluster = [sys.executable, "-m", "dask", "ssh", "--nthreads", "1", "--ssh-port", str(ssh)]
+    cluster += ["--ssh-private-key", str(alone / "user"), "--scheduler-port", str(scheduler), "127.0.0.1", "127.0.0.1"]
+    with running([sshd, "-D", "-f", alone / "sshd"]):
+        time.sleep(1)
+        with running(cluster, stop=signal.SIGINT):  # so it ends what it started over there
+            time.sleep(20)
+            sweep_of_two(alone, "--scheduler", f"tcp://127.0.0.1:{scheduler}")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]

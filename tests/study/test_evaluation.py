@@ -335,6 +335,9 @@ def test_one_table_holds_what_can_be_compared(digits_run, tmp_path):
     store.save(tmp_path, made([0], [[0, 1, 2, 3, 4]]).record, [], None, predictions)
     assert len(evaluation.trained(tmp_path)) == 2
     assert evaluation.comparable(tmp_path) == ["mobilenet_v1_1.0"]
+    other = "mobilenet_v1_1.0"
+    assert [one.run for one in evaluation.evaluate(models=tmp_path, recorded=True)] == [other]
+    assert [one.run for one in evaluation.evaluate([run, other], models=tmp_path, recorded=True)] == [run, other]
 
 
 @pytest.mark.parametrize("rank", range(3))

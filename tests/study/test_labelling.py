@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 
 import mnv3lib
-from mnv3lib import data, inference, training
+from mnv3lib import data, inference, store, training
 from mnv3lib.commands import main
 from mnv3lib.study import labelling
 
@@ -69,6 +70,18 @@ def test_a_broken_file_is_named_and_the_rest_is_labelled(models, folder, capsys)
     assert len({row["run"] for row in rows}) == 2
     assert all(0 < float(row["probability"]) <= 1 for row in rows)
     assert list(rows[0]) == ["run", "image", "rank", "class", "probability"]
+
+
+def test_runs_on_other_data_are_not_mixed_in(models, folder, tmp_path):
+    """A bee is no digit: runs on CIFAR-100 alone are asked, where there are some."""
+    mixed = shutil.copytree(models, tmp_path / "mixed")
+    first, second = sorted(path.name for path in models.glob("mobilenet*"))
+    path = mixed / first / store.RECORD
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"recipe": record["recipe"] | {"dataset": "cifar100", "num_classes": 100}}))
+    assert {row[0] for row in labelling.label([folder], models=models)} == {first, second}
+    assert {row[0] for row in labelling.label([folder], models=mixed)} == {first}
+    assert {row[0] for row in labelling.label([folder], [second], models=mixed)} == {second}
 
 
 def test_companions_are_skipped_in_silence(models, folder, capsys):
