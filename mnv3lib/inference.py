@@ -92,13 +92,24 @@ def _eight_bits(values: np.ndarray, mode: str) -> np.ndarray:
 
 
 def as_pixels(image: Image.Image, size: int = 32) -> torch.Tensor:
-    """uint8 [size, size, 3]: the shorter side resampled to `size` pixels (Lanczos, antialiased), the middle cut out.
+    """uint8 [size, size, 3]: the middle square, on whole pixels, scaled bicubically with antialiasing.
 
-    Both at once, so that a strip of 1 x 50,000 pixels needs no more memory than any other image.
+    Every other way that an image of this project goes to a network repeats this rule, pixel by pixel:
+    - The square's side is the image's shorter one; it begins at (width - side) // 2 and (height - side) // 2, and
+      nothing outside it counts. A square of `size` pixels stays as it is.
+    - Columns are scaled first, rows then. With scale = side / size and wide = max(scale, 1), output i lies at
+      centre = (i + 0.5) * scale, and is the weighted mean of the inputs j from floor(centre - 2 * wide + 0.5) to
+      floor(centre + 2 * wide + 0.5) - 1 that are inside the square. Input j weighs cubic((j + 0.5 - centre) / wide)
+      over the sum of these weights, with cubic(x) = 1.5|x|^3 - 2.5|x|^2 + 1 for |x| < 1,
+      -0.5|x|^3 + 2.5|x|^2 - 4|x| + 2 for |x| < 2, else 0.
+    - Each of both results is rounded to whole grey levels (halves up) and clipped to 0 and 255.
+    It is Pillow's BICUBIC, torchvision's of uint8 with antialias (one grey level off at most), and what
+    `deploy.onnx_files` puts into a file.
     """
     side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    square = image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    # Cut before, since resize(box=...) mixes in what lies around the box.
+    square = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(square))
 
 
