@@ -45,9 +45,10 @@ def test_onnx_scales_as_predict_does(images):
         onnx.parser.parse_model(onnx_files.PREPROCESSING.format(size=32)).SerializeToString()
     )
     for image in images:
-        found = opened.run(None, {"image": np.asarray(image)})[0]
-        expected = inference.as_pixels(image).permute(2, 0, 1)[None].numpy()
-        np.testing.assert_array_equal(np.rint(255 * found), expected, str(image.size))
+        found = np.rint(255 * opened.run(None, {"image": np.asarray(image)})[0][0])
+        gap = np.abs(found - inference.as_pixels(image).permute(2, 0, 1).numpy())
+        assert gap.max() <= 1, image.size
+        assert (gap > 0).mean() < 0.001, image.size  # where Pillow's whole numbers round another way
 
 
 def test_torchvision_scales_as_predict_does(images):
