@@ -15,6 +15,11 @@ def add(command) -> None:
     command.add_argument("run", metavar="RUN", help="a trained model")
     command.add_argument("--format", default="onnx", choices=FORMATS, help="of the file")
     command.add_argument("--out", type=path, metavar="FILE", help="(else RUN.onnx or RUN_int8.onnx here)")
+    command.add_argument(
+        "--with-preprocessing",
+        action="store_true",
+        help="the file takes a photograph of any size; cutting and scaling are inside",
+    )
     command.add_argument("--record", type=path, metavar="FOLDER", help="of an int8 file: write its accuracy there")
     add_shared(command, "models", "data")
 
@@ -26,7 +31,14 @@ def run(options: argparse.Namespace) -> None:
     from mnv3lib.deploy import export
 
     path = options.out or Path(f"{options.run}{'_int8' if int8 else ''}.onnx")
-    facts = export.export(options.run, path, options.format, models=options.models, data_folder=options.data)
+    facts = export.export(
+        options.run,
+        path,
+        options.format,
+        preprocessing=options.with_preprocessing,
+        models=options.models,
+        data_folder=options.data,
+    )
     print(
         f"{path}: {path.stat().st_size / 1e6:.2f} MB; on {facts['images']} images the fp32 logits differ from "
         f"PyTorch's by {facts['gap']:.1e} at most"

@@ -14,7 +14,9 @@ def add(command) -> None:
     command.add_argument(
         "paths", nargs="*", type=path, metavar="PATH", help="images and folders of images (else test_images)"
     )
-    command.add_argument("--run", action="append", metavar="RUN", help="which model (else all of CIFAR-100); once for each")
+    command.add_argument(
+        "--run", action="append", metavar="RUN", help="which model (else all of CIFAR-100); once for each"
+    )
     command.add_argument(
         "--recursive", action=argparse.BooleanOptionalAction, default=True, help="images in subfolders of a folder too"
     )

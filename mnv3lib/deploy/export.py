@@ -17,15 +17,24 @@ CALIBRATION = 1000  # training images from which the ranges of int8 are taken
 
 
 def export(
-    run: str, path: Path, file_format: str = "onnx", *, models: Path | None = None, data_folder: Path | None = None
+    run: str,
+    path: Path,
+    file_format: str = "onnx",
+    *,
+    preprocessing: bool = False,
+    models: Path | None = None,
+    data_folder: Path | None = None,
 ) -> dict:
     """Write the run of that name to `path`, and return what was found out.
 
-    file_format: of FORMATS. Keys: images (how many it was checked on), gap (of the logits, see onnx_files.write), and,
-    for int8, top1 and top1_int8 (percent, both by onnxruntime on the test set).
+    file_format: of FORMATS; preprocessing: see onnx_files.write, for "onnx" alone. Keys: images (how many it was
+    checked on), gap (of the logits, see onnx_files.write), and, for int8, top1 and top1_int8 (percent, both by
+    onnxruntime on the test set).
     """
     choose("format", file_format, FORMATS)
     quantized = file_format == "onnx-int8"
+    if quantized and preprocessing:
+        raise InputError("an int8 file takes images that are scaled already: leave out --with-preprocessing")
     network = store.load(run, models)
     made = store.load_record(run, models)["recipe"]
     size = made["image_sizes"][-1]
@@ -34,7 +43,8 @@ def export(
     images = dataset.test.images[:200]
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole.onnx" if quantized else path
-        facts = {"gap": onnx_files.write(network, whole, _sized(images, size), run=run), "images": len(images)}
+        gap = onnx_files.write(network, whole, _sized(images, size), run=run, preprocessing=preprocessing)
+        facts = {"gap": gap, "images": len(images)}
         if quantized:
             test = Split(_sized(dataset.test.images, size), dataset.test.labels)
             chosen = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(0))[:CALIBRATION]
