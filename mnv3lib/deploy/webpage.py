@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from mnv3lib import provenance, writing
-from mnv3lib.deploy import checking, onnx_files
+from mnv3lib.deploy import formats, onnx_files
 from mnv3lib.errors import ExportError, InputError, one_line
 from mnv3lib.networks import MobileNet
 from mnv3lib.recipe import short
@@ -32,7 +32,9 @@ PARTS = {"api": "ort.wasm.min.mjs", "module": "ort-wasm-simd-threaded.mjs", "was
 PAGE = Path(__file__).parent / "page"
 
 
-def write(networks: Mapping[str, MobileNet], top1: Mapping[str, float], path: Path, images: torch.Tensor) -> float:
+def write(
+    networks: Mapping[str, MobileNet], top1: Mapping[str, float], path: Path, images: Mapping[str, torch.Tensor]
+) -> float:
     """Write a page with `networks`, by the names of their runs, and return by how much their logits differ at most.
 
     The networks are as for `onnx_files.write`, top1 is theirs in percent. images: uint8 [n, size, size, 3], real ones,
@@ -48,10 +50,12 @@ def write(networks: Mapping[str, MobileNet], top1: Mapping[str, float], path: Pa
             (Path(folder) / PARTS[name]).write_bytes(content)
         file = Path(folder) / "network.onnx"
         for run, network in networks.items():
-            onnx_files.write(network, file, images, run=run)
-            gap = max(gap, float(np.abs(logits(Path(folder), images) - checking.expected(network, images)).max()))
+            onnx_files.write(network, file, images[run], run=run)
+            given = formats.together(images[run]).numpy()
+            found = logits(Path(folder), given)
+            gap = max(gap, float(np.abs(found - formats.pytorch(network)(given)).max()))
             about = {"run": run, "name": run if titles[run] in shared else titles[run], "top1": top1[run]}
-            about |= {"size": images.shape[1], "classes": network.classes, "file": packed(file.read_bytes())}
+            about |= {"size": images[run].shape[1], "classes": network.classes, "file": packed(file.read_bytes())}
             entries.append(about)
     if not gap <= onnx_files.TOLERANCE:
         raise ExportError(f"{path} is not written: onnxruntime-web's logits differ from PyTorch's by {gap:.1e}")
@@ -86,10 +90,13 @@ def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def logits(folder: Path, images: torch.Tensor) -> np.ndarray:
-    """What onnxruntime-web says under Node.js to uint8 images; `folder` holds the runtime's PARTS and network.onnx."""
-    np.concatenate([part.numpy() for part in onnx_files.floats(images)]).tofile(folder / "images.bin")
-    _run(["node", str(PAGE / "logits.mjs"), str(folder), str(images.shape[1])], "Node.js cannot run the network")
+def logits(folder: Path, images: np.ndarray) -> np.ndarray:
+    """What onnxruntime-web says under Node.js to float32 images [n, 3, size, size].
+
+    folder: holds the runtime's PARTS and network.onnx.
+    """
+    images.tofile(folder / "images.bin")
+    _run(["node", str(PAGE / "logits.mjs"), str(folder), str(images.shape[2])], "Node.js cannot run the network")
     return np.fromfile(folder / "logits.bin", np.float32).reshape(len(images), -1)
 
 
