@@ -131,6 +131,8 @@ def test_the_page_sees_in_every_photograph_what_predict_sees(tab):
     rows = tab.value("[...document.querySelectorAll('#answers li')].map(li => li.textContent)")
     named = expected[expected["image"] == PHOTOGRAPHS[-1].name]["class"]
     assert [re.sub(r"[\d.]+\s%$", "", row) for row in rows] == list(named)
+    share = tab.value("(li => li.querySelector('.bar').offsetWidth / li.offsetWidth)(document.querySelector('li'))")
+    assert 100 * share == pytest.approx(percent, abs=1)
 
 
 @needs_browser

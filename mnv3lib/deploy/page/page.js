@@ -165,7 +165,7 @@ function answerOf(network, best) {
   for (const [name, value] of best) {
     const bar = element("span", "");
     bar.className = "bar";
-    bar.style.width = percent(value);
+    bar.style.width = `${100 * value}%`;
     list.append(element("li", "", element("span", name), element("span", percent(value)), bar));
   }
   section.append(list);
