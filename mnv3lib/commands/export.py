@@ -28,8 +28,6 @@ def run(options: argparse.Namespace) -> None:
     page = options.format == "html"
     if options.record and options.format != "onnx-int8":
         options.parser.error("--record is of --format onnx-int8")
-    if options.with_preprocessing and options.format != "onnx":
-        options.parser.error("--with-preprocessing is of --format onnx: other files take images that are scaled already")
     if options.out and len(options.runs) > 1 and not page:
         options.parser.error("--out is of one RUN, or of --format html")
     from mnv3lib.deploy import export, formats
