@@ -10,6 +10,9 @@ RUNTIMES = {
     "onnxruntime": "exported to ONNX, onnxruntime's CPU provider",
     "onnxruntime-int8": "the same, quantized to int8 (static, per channel)",
     "openvino": "exported to ONNX, OpenVINO's CPU plugin",
+    "executorch": "exported to ExecuTorch, XNNPACK's layers",
+    "executorch-int8": "the same, quantized to int8",
+    "ncnn": "exported to ncnn, image by image",
 }
 # What `mnv3 export` writes, and where to if nobody says
 FORMATS = {

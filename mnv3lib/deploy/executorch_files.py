@@ -42,12 +42,15 @@ def write_int8(module, folder: Path, images) -> None:
 def opened(folder: Path, threads: int | None = None) -> Callable[[np.ndarray], np.ndarray]:
     """What such a folder says to float32 images [n, 3, size, size]: logits [n, classes].
 
-    threads: there is no way to tell ExecuTorch's Python package: it takes what the process may use.
+    threads: of this process's whole ExecuTorch, which has one pool of them.
     """
     _extra()
     import torch
+    from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
     from executorch.runtime import Runtime
 
+    if threads:
+        _unsafe_reset_threadpool(threads)
     program = Runtime.get().load_program(folder / "network.pte")
     method = program.load_method("forward")
 

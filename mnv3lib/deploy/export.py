@@ -9,12 +9,11 @@ from pathlib import Path
 
 import torch
 
-from mnv3lib import data, inference, store, writing
+from mnv3lib import data, store, writing
 from mnv3lib.data import Split
 from mnv3lib.deploy import FORMATS, formats, int8, onnx_files, timing, webpage
+from mnv3lib.deploy.formats import CALIBRATION, sized, some
 from mnv3lib.errors import InputError, choose
-
-CALIBRATION = 1000  # training images from which the ranges of int8 are taken
 
 
 def export(
@@ -38,8 +37,8 @@ def export(
     network = store.load(run, models)
     quantized = file_format.endswith("-int8")
     images, dataset = _real(run, models, data_folder, needed=quantized)
-    test = Split(_sized(dataset.test.images, images.shape[1]), dataset.test.labels) if quantized else None
-    calibration = _calibration(dataset, images.shape[1]) if quantized else None
+    test = Split(sized(dataset.test.images, images.shape[1]), dataset.test.labels) if quantized else None
+    calibration = sized(some(dataset.train.images, CALIBRATION), images.shape[1]) if quantized else None
     if not file_format.startswith("onnx"):
         facts = formats.write(network, path, file_format, images, run=run, calibration=calibration, test=test)
         return facts | {"images": len(images)}
@@ -73,12 +72,7 @@ def _real(
     made = store.load_record(run, models)["recipe"]
     here = made["dataset"] != "cifar100" or needed or data.available(data_folder)
     dataset = data.load(made["dataset"] if here else "digits", data_folder)  # real images in any case
-    return _sized(dataset.test.images[:200], made["image_sizes"][-1]), dataset
-
-
-def _calibration(dataset: data.Dataset, size: int) -> torch.Tensor:
-    chosen = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(0))[:CALIBRATION]
-    return _sized(dataset.train.images[chosen], size)
+    return sized(dataset.test.images[:200], made["image_sizes"][-1]), dataset
 
 
 def top1(opened, split: Split) -> float:
@@ -111,11 +105,3 @@ def recorded(run: str, folder: Path, models: Path | None = None) -> dict | None:
 
 def _digest(run: str, models: Path | None) -> str:
     return hashlib.sha256((store.run_folder(run, models) / store.WEIGHTS).read_bytes()).hexdigest()
-
-
-def _sized(images: torch.Tensor, size: int) -> torch.Tensor:
-    """uint8 images [n, height, width, 3] resampled to `size` pixels a side where they differ."""
-    if images.shape[1] == size:
-        return images
-    resized = inference.resize(images.permute(0, 3, 1, 2).float(), size)
-    return resized.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)

@@ -13,14 +13,16 @@ from types import ModuleType
 
 import numpy as np
 import torch
+from torch import nn
 
-from mnv3lib import writing
+from mnv3lib import inference, writing
 from mnv3lib.data import Split
 from mnv3lib.deploy.onnx_files import INPUT, TOLERANCE, Normalised, floats, quiet
 from mnv3lib.errors import ExportError, InputError
 from mnv3lib.networks import MobileNet
 
 ABOUT = "about.json"
+CALIBRATION = 1000  # training images from which the ranges of int8 are taken
 
 
 def module_of(file_format: str) -> ModuleType:
@@ -28,12 +30,14 @@ def module_of(file_format: str) -> ModuleType:
     return import_module(f"mnv3lib.deploy.{file_format.removesuffix('-int8')}_files")
 
 
-def fill(network: MobileNet, file_format: str, folder: Path, images: torch.Tensor) -> None:
-    """Write the files of a format to `folder`. images: float [n, 3, size, size], from which int8 takes its ranges."""
-    module = module_of(file_format)
-    write = module.write_int8 if file_format.endswith("-int8") else module.write
+def fill(module: nn.Module, file_format: str, folder: Path, images: torch.Tensor) -> None:
+    """Write the files of a format to `folder`: of a network in eval mode that takes `images`, float [n, 3, size, size].
+
+    From the images int8 takes its ranges.
+    """
+    files = module_of(file_format)
     with quiet():
-        write(Normalised(network).eval(), folder, images)
+        (files.write_int8 if file_format.endswith("-int8") else files.write)(module, folder, images)
 
 
 def write(
@@ -58,7 +62,12 @@ def write(
     about = {"run": run, "format": file_format, "input": INPUT.format(size=images.shape[1])}
     about |= {"load": module_of(file_format).LOAD, "mnv3lib": version("mnv3lib"), "classes": network.classes}
     with writing.replacing_folder(path) as new:
-        fill(network, file_format, new.resolve(), together(images if calibration is None else calibration))
+        fill(
+            Normalised(network).eval(),
+            file_format,
+            new.resolve(),
+            together(images if calibration is None else calibration),
+        )
         answer = module_of(file_format).opened(new.resolve())
         if test:
             facts = {"top1": top1(pytorch(network), test), "top1_int8": top1(answer, test)}
@@ -86,3 +95,16 @@ def top1(answer: Callable[[np.ndarray], np.ndarray], split: Split) -> float:
 def together(images: torch.Tensor) -> torch.Tensor:
     """uint8 images [n, height, width, 3] as one float tensor [n, 3, height, width] in [0, 1]."""
     return torch.cat(list(floats(images)))
+
+
+def some(images: torch.Tensor, count: int) -> torch.Tensor:
+    """As many of the images, always the same ones."""
+    return images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count]]
+
+
+def sized(images: torch.Tensor, size: int) -> torch.Tensor:
+    """uint8 images [n, height, width, 3] resampled to `size` pixels a side where they differ."""
+    if images.shape[1] == size:
+        return images
+    resized = inference.resize(images.permute(0, 3, 1, 2).float(), size)
+    return resized.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
