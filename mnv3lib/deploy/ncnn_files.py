@@ -47,10 +47,10 @@ def opened(folder: Path, threads: int | None = None) -> Callable[[np.ndarray], n
 
     def one(image: np.ndarray) -> np.ndarray:
         run = network.create_extractor()
-        run.input("in0", ncnn.Mat(image))
+        run.input("in0", ncnn.Mat(image))  # which takes the memory as it lies, whatever the strides
         return np.array(run.extract("out0")[1])
 
-    return lambda images: np.stack([one(image) for image in images])
+    return lambda images: np.stack([one(image) for image in np.ascontiguousarray(images)])
 
 
 def _extra(name: str):

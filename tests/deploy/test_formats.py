@@ -11,7 +11,7 @@ import torch
 
 from mnv3lib import data, store
 from mnv3lib.commands import main
-from mnv3lib.deploy import FORMATS, executorch_files, formats, latency, ncnn_files
+from mnv3lib.deploy import FORMATS, comparisons, executorch_files, formats, latency, ncnn_files
 from mnv3lib.errors import ExportError, InputError
 from mnv3lib.study import labelling
 
@@ -121,7 +121,12 @@ def test_latency_tells_size_memory_and_accuracy_of_a_file(digits):
     subjects = latency.subjects([RUN])
     table = latency.compare(
         subjects, runtimes=["eager", "default", "onnxruntime"], batches=[1, 3], threads=[1], seconds=0.01, dataset=few
-    ).set_index(["runtime", "batch"])
+    )
+    (row,) = comparisons.files(table).itertuples()
+    assert (row.run, row.runtime, row.network, row.ratio_3) == (RUN, "onnxruntime", "V3 Small 0.25", 1)
+    table = table.set_index(["runtime", "batch"])
+    assert (row.ms_1, row.peak_mib) == tuple(table.loc["onnxruntime", 1][["median_ms", "peak_mib"]])
+    assert comparisons.files(table.reset_index().drop(columns="file_mb")).empty
     test = data.Split(formats.sized(few.test.images, 32), few.test.labels)
     expected = formats.top1(formats.pytorch(subjects[0].network), test)
     for batch in (1, 3):
