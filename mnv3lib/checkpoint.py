@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from mnv3lib import provenance
 from mnv3lib.errors import InputError, one_line
 from mnv3lib.recipe import Recipe
 from mnv3lib.writing import delete_leftovers, only_writer, replacing
@@ -19,8 +20,7 @@ STATE, PROGRESS = "checkpoint.pt", "epochs_done"
 
 def base_folder() -> Path:
     """Where runs in progress keep their checkpoints: MNV3_CHECKPOINTS, else mnv3lib/checkpoints in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("MNV3_CHECKPOINTS") or cache / "mnv3lib" / "checkpoints").expanduser()
+    return Path(os.environ.get("MNV3_CHECKPOINTS") or provenance.cache_folder() / "checkpoints").expanduser()
 
 
 def folder_of(recipe: Recipe, base: Path | None = None) -> Path:

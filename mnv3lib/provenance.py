@@ -18,6 +18,11 @@ def place(name: str, variable: str | None = None) -> Path:
     return ROOT / name if (ROOT / name).is_dir() else Path(name)
 
 
+def cache_folder() -> Path:
+    """This library's folder in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnv3lib"
+
+
 def now() -> str:
     """The time, UTC, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,7 +1,7 @@
-"""Write a trained model as ONNX, for use without PyTorch.
+"""Write a trained model for use without PyTorch, or several as one HTML page.
 
-The file is checked against PyTorch on real images, and not written if its logits differ by more than 1e-4. int8 is
-measured on the test set.
+The file is run in its own runtime and checked against PyTorch on real images, and not written if fp32 logits differ by
+more than 1e-4. int8 is measured on the test set.
 """
 
 import argparse
@@ -12,38 +12,46 @@ from mnv3lib.deploy import FORMATS
 
 
 def add(command) -> None:
-    command.add_argument("run", metavar="RUN", help="a trained model")
+    command.add_argument("runs", nargs="+", metavar="RUN", help="a trained model, or several")
     command.add_argument("--format", default="onnx", choices=FORMATS, help="of the file")
-    command.add_argument("--out", type=path, metavar="FILE", help="(else RUN.onnx or RUN_int8.onnx here)")
+    command.add_argument("--out", type=path, metavar="PATH", help="(else named after RUN and format, here)")
     command.add_argument(
         "--with-preprocessing",
         action="store_true",
-        help="the file takes a photograph of any size; cutting and scaling are inside",
+        help="an ONNX file that takes a photograph of any size; cutting and scaling are inside",
     )
-    command.add_argument("--record", type=path, metavar="FOLDER", help="of an int8 file: write its accuracy there")
+    command.add_argument("--record", type=path, metavar="FOLDER", help="of an int8 ONNX file: write its accuracy there")
     add_shared(command, "models", "data")
 
 
 def run(options: argparse.Namespace) -> None:
-    int8 = options.format == "onnx-int8"
-    if options.record and not int8:
+    page = options.format == "html"
+    if options.record and options.format != "onnx-int8":
         options.parser.error("--record is of --format onnx-int8")
-    from mnv3lib.deploy import export
+    if options.out and len(options.runs) > 1 and not page:
+        options.parser.error("--out is of one RUN, or of --format html")
+    from mnv3lib.deploy import export, formats
 
-    path = options.out or Path(f"{options.run}{'_int8' if int8 else ''}.onnx")
-    facts = export.export(
-        options.run,
-        path,
-        options.format,
-        preprocessing=options.with_preprocessing,
-        models=options.models,
-        data_folder=options.data,
-    )
-    print(
-        f"{path}: {path.stat().st_size / 1e6:.2f} MB; on {facts['images']} images the fp32 logits differ from "
-        f"PyTorch's by {facts['gap']:.1e} at most"
-    )
-    if int8:
+    places = {"models": options.models, "data_folder": options.data}
+    if page:
+        path = options.out or Path("mobilenets.html" if len(options.runs) > 1 else f"{options.runs[0]}.html")
+        tell(path, export.export_page(options.runs, path, **places))
+        return
+    for name in options.runs:
+        path = options.out or Path(FORMATS[options.format].format(run=name))
+        facts = export.export(name, path, options.format, preprocessing=options.with_preprocessing, **places)
+        tell(path, facts)
+        if path.is_dir():
+            note(f"whoever loads it: {formats.module_of(options.format).LOAD} (in {formats.ABOUT}, with the classes)")
+        if options.record:
+            note(f"recorded in {export.record(name, facts, options.record, options.models)}")
+
+
+def tell(path: Path, facts: dict) -> None:
+    size = sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
+    text = f"{path}: {size / 1e6:.2f} MB"
+    if "gap" in facts:
+        text += f"; on {facts['images']} images the fp32 logits differ from PyTorch's by {facts['gap']:.1e} at most"
+    print(text)
+    if "top1_int8" in facts:
         print(f"top-1 on the test set: {facts['top1_int8']:.2f} %; fp32: {facts['top1']:.2f} %")
-    if options.record:
-        note(f"recorded in {export.record(options.run, facts, options.record, options.models)}")

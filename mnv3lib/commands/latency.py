@@ -42,20 +42,23 @@ def add(command) -> None:
     )
     command.add_argument("--seconds", type=float, default=2.0, help="for each measurement, at most")
     command.add_argument("--calls", type=positive, default=200, help="of each contestant, at most")
-    add_shared(command, "models", "format")
+    command.add_argument(
+        "--accuracy", action="store_true", help="classify CIFAR-100's test set with each file of a trained model, too"
+    )
+    add_shared(command, "models", "data", "format")
     command.add_argument(
         "--out", type=path, metavar="PATH", help="write a CSV too: to this file, or to a file in this folder"
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    others = ("peers", "size", "device", "runtime", "lowered_strides", "models", "calls")
+    others = ("peers", "size", "device", "runtime", "lowered_strides", "models", "calls", "accuracy", "data")
     changed = any(getattr(options, name) != options.parser.get_default(name) for name in others)
     if options.training and (changed or options.runs or len(options.batch or []) > 1):
         options.parser.error("--training takes --model, --width, one --batch, --threads, --seconds, --format and --out")
     import pandas as pd
 
-    from mnv3lib import writing
+    from mnv3lib import data, writing
     from mnv3lib.deploy import latency, training_speed
 
     if options.training:
@@ -82,6 +85,7 @@ def run(options: argparse.Namespace) -> None:
             size=options.size,
             seconds=options.seconds,
             calls=options.calls,
+            dataset=data.load("cifar100", options.data) if options.accuracy else None,
         )
     if options.out:
         path = options.out if options.out.suffix == ".csv" else options.out / latency.file_name(table)

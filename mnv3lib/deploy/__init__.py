@@ -10,5 +10,16 @@ RUNTIMES = {
     "onnxruntime": "exported to ONNX, onnxruntime's CPU provider",
     "onnxruntime-int8": "the same, quantized to int8 (static, per channel)",
     "openvino": "exported to ONNX, OpenVINO's CPU plugin",
+    "executorch": "exported to ExecuTorch, XNNPACK's layers",
+    "executorch-int8": "the same, quantized to int8",
+    "ncnn": "exported to ncnn, image by image",
 }
-FORMATS = ("onnx", "onnx-int8")  # that `mnv3 export` writes
+# What `mnv3 export` writes, and where to if nobody says
+FORMATS = {
+    "onnx": "{run}.onnx",
+    "onnx-int8": "{run}_int8.onnx",
+    "executorch": "{run}_executorch",
+    "executorch-int8": "{run}_executorch_int8",
+    "ncnn": "{run}_ncnn",
+    "html": "{run}.html",
+}

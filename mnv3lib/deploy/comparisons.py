@@ -128,6 +128,28 @@ def ratios(relative: pd.DataFrame, label: str, reference: str | None = None) -> 
     return (wide[label] / (wide[reference] if reference else 1)).dropna()
 
 
+def files(table: pd.DataFrame) -> pd.DataFrame:
+    """What files of trained networks are like: a row a run and runtime, of `latency.compare`'s columns.
+
+    Columns: network, model, runtime, file_mb, file_top1, peak_mib (at the smallest batch), and for each batch size B
+    ms_B (median milliseconds a call) and ratio_B (that over onnxruntime's for the same run). Where a runtime was
+    measured with several numbers of threads, the fewest count.
+    """
+    if "file_mb" not in table:
+        return pd.DataFrame(columns=["network", "model", "runtime", "file_mb", "file_top1", "peak_mib"])
+    table = table[table["file_mb"].notna() & table["run"].notna()]
+    table = table[table["threads"] == table["threads"].min()]
+    keys = ["run", "runtime"]
+    found = table.sort_values("batch").drop_duplicates(keys).set_index(keys)
+    found["network"] = [title(row) for row in found.itertuples()]
+    found = found[["network", "model", "file_mb", "file_top1", "peak_mib"]]
+    for batch, rows in table.groupby("batch"):
+        times = rows.set_index(keys)["median_ms"]
+        found[f"ms_{batch}"] = times
+        found[f"ratio_{batch}"] = times / times.xs("onnxruntime", level="runtime").reindex(times.index, level="run")
+    return found.reset_index()
+
+
 def goals(relative: pd.DataFrame, speeds: pd.DataFrame) -> pd.DataFrame:
     """What was to be reached beside what was measured, a row a goal and model.
 

@@ -3,17 +3,17 @@
 import hashlib
 import json
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from mnv3lib import data, inference, store, writing
+from mnv3lib import data, store, writing
 from mnv3lib.data import Split
-from mnv3lib.deploy import FORMATS, int8, onnx_files, timing
+from mnv3lib.deploy import FORMATS, formats, int8, onnx_files, timing, webpage
+from mnv3lib.deploy.formats import CALIBRATION, sized, some
 from mnv3lib.errors import InputError, choose
-
-CALIBRATION = 1000  # training images from which the ranges of int8 are taken
 
 
 def export(
@@ -27,33 +27,52 @@ def export(
 ) -> dict:
     """Write the run of that name to `path`, and return what was found out.
 
-    file_format: of FORMATS; preprocessing: see onnx_files.write, for "onnx" alone. Keys: images (how many it was
-    checked on), gap (of the logits, see onnx_files.write), and, for int8, top1 and top1_int8 (percent, both by
-    onnxruntime on the test set).
+    file_format: of FORMATS, but for html (see `export_page`); preprocessing: see onnx_files.write, for "onnx" alone.
+    Keys: images (how many it was checked on), gap (of the fp32 logits), and, for int8, top1 and top1_int8 (percent, on
+    the test set).
     """
     choose("format", file_format, FORMATS)
-    quantized = file_format == "onnx-int8"
-    if quantized and preprocessing:
-        raise InputError("an int8 file takes images that are scaled already: leave out --with-preprocessing")
+    if preprocessing and file_format != "onnx":
+        raise InputError("--with-preprocessing is of --format onnx: other files take images that are scaled already")
     network = store.load(run, models)
-    made = store.load_record(run, models)["recipe"]
-    size = made["image_sizes"][-1]
-    here = made["dataset"] != "cifar100" or quantized or data.available(data_folder)
-    dataset = data.load(made["dataset"] if here else "digits", data_folder)  # real images in any case
-    images = dataset.test.images[:200]
+    quantized = file_format.endswith("-int8")
+    images, dataset = _real(run, models, data_folder, needed=quantized)
+    test = Split(sized(dataset.test.images, images.shape[1]), dataset.test.labels) if quantized else None
+    calibration = sized(some(dataset.train.images, CALIBRATION), images.shape[1]) if quantized else None
+    if not file_format.startswith("onnx"):
+        facts = formats.write(network, path, file_format, images, run=run, calibration=calibration, test=test)
+        return facts | {"images": len(images)}
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole.onnx" if quantized else path
-        gap = onnx_files.write(network, whole, _sized(images, size), run=run, preprocessing=preprocessing)
+        gap = onnx_files.write(network, whole, images, run=run, preprocessing=preprocessing)
         facts = {"gap": gap, "images": len(images)}
         if quantized:
-            test = Split(_sized(dataset.test.images, size), dataset.test.labels)
-            chosen = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(0))[:CALIBRATION]
-            calibration = _sized(dataset.train.images[chosen], size)
-            content = int8.quantized(whole.read_bytes(), torch.cat(list(onnx_files.floats(calibration))))
+            content = int8.quantized(whole.read_bytes(), formats.together(calibration))
             with writing.replacing(path) as temporary:
                 temporary.write_bytes(content)
             facts |= {"top1": top1(onnx_files.session(whole), test), "top1_int8": top1(onnx_files.session(path), test)}
     return facts
+
+
+def export_page(
+    runs: Sequence[str], path: Path, *, models: Path | None = None, data_folder: Path | None = None
+) -> dict:
+    """Write one HTML page with the runs of these names to `path`; returns gap and images, as `export` does."""
+    networks = {run: store.load(run, models) for run in runs}
+    accuracies = {run: store.load_record(run, models)["result"]["top1"] for run in runs}
+    images = {run: _real(run, models, data_folder)[0] for run in runs}
+    gap = webpage.write(networks, accuracies, path, images)
+    return {"gap": gap, "images": min(map(len, images.values()))}
+
+
+def _real(
+    run: str, models: Path | None, data_folder: Path | None, needed: bool = False
+) -> tuple[torch.Tensor, data.Dataset]:
+    """200 test images in the size that `run` takes, and their data set; digits if it is not `needed` and not there."""
+    made = store.load_record(run, models)["recipe"]
+    here = made["dataset"] != "cifar100" or needed or data.available(data_folder)
+    dataset = data.load(made["dataset"] if here else "digits", data_folder)  # real images in any case
+    return sized(dataset.test.images[:200], made["image_sizes"][-1]), dataset
 
 
 def top1(opened, split: Split) -> float:
@@ -86,11 +105,3 @@ def recorded(run: str, folder: Path, models: Path | None = None) -> dict | None:
 
 def _digest(run: str, models: Path | None) -> str:
     return hashlib.sha256((store.run_folder(run, models) / store.WEIGHTS).read_bytes()).hexdigest()
-
-
-def _sized(images: torch.Tensor, size: int) -> torch.Tensor:
-    """uint8 images [n, height, width, 3] resampled to `size` pixels a side where they differ."""
-    if images.shape[1] == size:
-        return images
-    resized = inference.resize(images.permute(0, 3, 1, 2).float(), size)
-    return resized.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)

@@ -13,14 +13,18 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from mnv3lib import cost, store
-from mnv3lib.deploy import RUNTIMES, WIDTHS, peers
+from mnv3lib.data import Dataset, Split
+from mnv3lib.deploy import RUNTIMES, WIDTHS, formats, peers
+from mnv3lib.deploy.formats import CALIBRATION, sized, some
 from mnv3lib.deploy.runtimes import ANYWHERE, Runner, int8_instructions
+from mnv3lib.deploy.served import Served
 from mnv3lib.deploy.timing import CALLS, measure, milliseconds, random_images, stamp
 from mnv3lib.errors import InputError, choose
 from mnv3lib.inference import default_device, keep_memory
 from mnv3lib.networks import MobileNet
 from mnv3lib.recipe import MODELS, Architecture
 
+FROM_FILES = [runtime for runtime in RUNTIMES if runtime not in (*ANYWHERE, "default")]
 AS_THEY_COME = ("default", "eager", "channels_last")  # that the networks of other libraries are measured on
 # What a recorded table must have, of a forward pass or of training
 _SETTING = ["file", "model", "width", "batch", "threads", "processor", "torch", "commit", "measured"]
@@ -148,41 +152,65 @@ def compare(
     size: int = 32,
     seconds: float = 2.0,
     calls: int = CALLS,
+    dataset: Dataset | None = None,
 ) -> pd.DataFrame:
     """Time a forward pass of each network on each runtime, device and number of threads, with each batch size.
 
     threads: default as many as torch uses now. On a GPU the first number alone is measured, and PyTorch's runtimes;
     without one of them it is left out. Raises InputError if no device runs any of the runtimes.
     Networks of other libraries are measured on those of AS_THEY_COME alone that are among the runtimes.
+    dataset: of trained networks, to be classified by every file, too; its training images then give int8 its ranges.
 
     Returns a row a measurement: model, width, library, run and top1 (None where untrained), layers (convolutions and
     linear ones), parameters, macs (of one image), size, device, batch, runtime, the columns of `measure` but the name,
     and system, processor, int8_instructions (see runtimes), torch, commit and measured (the time, UTC). The contestants
-    of one device, batch and number of threads share their rounds.
+    of one device, batch and number of threads share their rounds; where there are runtimes with a process a network, so
+    many that they do not fit side by side, only those of the same model and width do. For these runtimes there are
+    file_mb (its size on disk, millions of bytes; none for "default"), peak_mib (the most memory that the process has
+    had, Python included) and, with a dataset, file_top1 (percent, of its test set by that file).
     """
     keep_memory()
     threads = threads or (torch.get_num_threads(),)
     usable = {"cpu": list(runtimes), "cuda": [runtime for runtime in runtimes if runtime in ANYWHERE]}
     if not any(usable[device] for device in devices):
         raise InputError(f"no device here runs {', '.join(runtimes)}: choose another runtime or --device cpu")
-    measured = [(_facts(subject, size), Runner(subject.network, size)) for subject in subjects]
-    tables = []
+    calibration = dataset and formats.together(sized(some(dataset.train.images, CALIBRATION), size))
+    test = dataset and Split(sized(dataset.test.images, size), dataset.test.labels)
+    measured = [(_facts(one, size), Runner(one.network, size, calibration)) for one in subjects]
+    shapes = {}
+    for fact, runner in measured:
+        apart = any(runtime not in ANYWHERE for runtime in runtimes)
+        shapes.setdefault((fact["model"], fact["width"]) if apart else None, []).append((fact, runner))
+    tables, accuracies = [], {}
     for device in filter(usable.get, devices):
-        for count, batch in product(threads[:1] if device == "cuda" else threads, batches):
+        for count, batch, group in product(threads[:1] if device == "cuda" else threads, batches, shapes.values()):
             images = random_images(batch, size, device)
             torch.compiler.reset()  # or the networks compiled before count against a limit
             rows, contestants = [], {}
-            for (fact, runner), runtime in product(measured, usable[device]):
+            for (fact, runner), runtime in product(group, usable[device]):
                 if fact["library"] == "mnv3lib" or runtime in AS_THEY_COME:
                     contestants[len(rows)] = runner.contestant(runtime, images, count)
                     rows.append(fact | {"device": device, "batch": batch, "runtime": runtime})
+                    rows[-1] |= {"file_mb": _megabytes(runner, runtime)}
             title = f"{device}, batch {batch}, threads {count}"
             times = measure(contestants, threads=count, seconds=seconds, calls=calls, title=title).drop(columns="name")
+            for row, contestant in zip(rows, contestants.values(), strict=True):
+                if isinstance(contestant, Served):
+                    row["peak_mib"] = contestant.peak()
+                if test and row["run"] and row["runtime"] in FROM_FILES:
+                    of = row["run"], row["runtime"]
+                    accuracies[of] = row["file_top1"] = accuracies.get(of) or formats.top1(contestant, test)
             table = pd.DataFrame(rows).join(times).assign(**stamp(device))
             int8 = int8_instructions() if device == "cpu" else None
             table.insert(table.columns.get_loc("torch"), "int8_instructions", int8)
             tables.append(table)
     return pd.concat(tables, ignore_index=True)
+
+
+def _megabytes(runner: Runner, runtime: str) -> float | None:
+    if runtime in FROM_FILES:
+        return sum(file.stat().st_size for file in runner.folder(runtime).iterdir()) / 1e6
+    return None
 
 
 def _facts(subject: Subject, size: int) -> dict:

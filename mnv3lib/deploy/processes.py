@@ -19,7 +19,8 @@ def cores() -> int:
 def start(make: Callable[..., Callable], *arguments) -> Callable:
     """A function of one argument that sends it to a new process and returns what comes back.
 
-    In the process `make(*arguments)` gives the function that answers. The process ends when nobody holds the returned
+    In the process `make(*arguments)` gives the function that answers; an InputError there is raised by the returned
+    function. The process ends when nobody holds the returned
     function any more, which raises InputError if the process has ended before.
     """
     context = multiprocessing.get_context("spawn")
@@ -30,10 +31,13 @@ def start(make: Callable[..., Callable], *arguments) -> Callable:
     def ask(message=None):
         try:
             end.send(message)
-            return end.recv()
+            answer = end.recv()
         except (EOFError, OSError):
             told = "see its message above, if there is none it ran out of memory"
             raise InputError(f"the process of {make.__name__} ended early: {told}") from None
+        if isinstance(answer, InputError):
+            raise answer
+        return answer
 
     util.Finalize(ask, end.close, exitpriority=0)  # at the latest before Python waits for its processes
     return ask
@@ -41,7 +45,11 @@ def start(make: Callable[..., Callable], *arguments) -> Callable:
 
 def _serve(end, make: Callable[..., Callable], arguments: tuple) -> None:
     try:
-        answer = make(*arguments)
+        try:
+            answer = make(*arguments)
+        except InputError as error:
+            told = error
+            answer = lambda _: told  # noqa: E731 (told to whoever asks)
         while True:
             end.send(answer(end.recv()))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):

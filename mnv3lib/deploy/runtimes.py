@@ -1,39 +1,49 @@
-"""The ways to run a network: PyTorch's layouts, batch norm folded, compiled, onnxruntime, OpenVINO."""
+"""The ways to run a network: PyTorch's layouts, batch norm folded, compiled, and the runtimes of exported files."""
 
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from copy import deepcopy
-from functools import cached_property
-from io import BytesIO
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
-from mnv3lib.deploy import RUNTIMES, int8, onnx_files, processes
+from mnv3lib.deploy import RUNTIMES, formats, int8, onnx_files, served
+from mnv3lib.deploy.onnx_files import Normalised
+from mnv3lib.deploy.served import Served
 from mnv3lib.deploy.timing import forward
 from mnv3lib.errors import InputError, choose
 from mnv3lib.inference import fold
 
+FILES = {"onnxruntime": "onnx", "onnxruntime-int8": "onnx-int8", "openvino": "onnx"}  # the format that a runtime runs
 ANYWHERE = ("eager", "channels_last", "folded", "compiled")  # the others are measured on the CPU alone
 
 
 class Runner:
-    """A network, ready to be run by any runtime on images of `size` pixels a side; it is exported once, when needed."""
+    """A network, ready to be run by any runtime on images of `size` pixels a side.
 
-    def __init__(self, network: nn.Module, size: int = 32):
+    Its files are written when they are first needed, and gone when nobody holds it any more. Those of a trained network
+    are what `mnv3 export` writes, with the normalisation inside. calibration: float images as a file takes them, for
+    the ranges of int8; without them noise, which makes no difference to the speed.
+    """
+
+    def __init__(self, network: nn.Module, size: int = 32, calibration: torch.Tensor | None = None):
         self.network, self.size = network, size
+        noise = torch.rand if self._is_trained() else torch.randn
+        self.calibration = noise(64, 3, size, size) if calibration is None else calibration
+        self.place = tempfile.TemporaryDirectory()
 
     def contestant(self, runtime: str, images: torch.Tensor, threads: int | None = None) -> Callable[[], object]:
         """A callable that runs the network in eval mode on `images`, float [batch, 3, size, size].
 
-        threads: of onnxruntime, OpenVINO and the process of "default", which do not follow torch's here (None: one a
+        A Served but for the runtimes of ANYWHERE. threads: of it, which does not follow torch's here (None: one a
         core). Raises InputError for an unknown runtime or one that is not installed.
         """
         choose("runtime", runtime, RUNTIMES)
-        if runtime == "default":
-            return processes.start(_as_a_script, deepcopy(self.network), images.contiguous(), threads)
         if runtime == "compiled" and not compiler():
             raise InputError("compiled: torch.compile wants a C++ compiler: install g++, or leave it out")
         if runtime in ANYWHERE:
@@ -43,41 +53,40 @@ class Runner:
             images = images.contiguous(memory_format=layout)
             return forward(torch.compile(network) if runtime == "compiled" else network, images)
         batch = images.contiguous().numpy()
-        if runtime == "openvino":
-            return _openvino(self.onnx, batch, threads)
-        opened = onnx_files.open_session(self.int8 if runtime == "onnxruntime-int8" else self.onnx, threads)
-        return lambda: opened.run(None, {"images": batch})
+        if runtime == "default":
+            return Served(_as_a_script, deepcopy(self.network), batch, threads)
+        contestant = Served(served.file, runtime.removesuffix("-int8"), self.folder(runtime), batch, threads)
+        contestant.place = self.place  # which goes with its last holder
+        return contestant
 
-    @cached_property
-    def onnx(self) -> bytes:
-        """The network as an ONNX file."""
-        return onnx_files.as_onnx(deepcopy(self.network), self.size).SerializeToString()
+    def folder(self, runtime: str) -> Path:
+        """Where the file of a runtime is."""
+        file_format = FILES.get(runtime, runtime)
+        folder = Path(self.place.name) / file_format
+        if not folder.is_dir():
+            folder.mkdir()
+            module = deepcopy(self.network).eval()
+            if self._is_trained():
+                module = Normalised(module)
+            if file_format == "onnx":
+                (folder / "network.onnx").write_bytes(onnx_files.as_onnx(module, self.size).SerializeToString())
+            elif file_format == "onnx-int8":
+                whole = (self.folder("onnxruntime") / "network.onnx").read_bytes()
+                (folder / "network.onnx").write_bytes(int8.quantized(whole, self.calibration))
+            else:
+                formats.fill(module, file_format, folder, self.calibration)
+        return folder
 
-    @cached_property
-    def int8(self) -> bytes:
-        """The same in int8; the ranges come from noise, which makes no difference to the speed."""
-        return int8.quantized(self.onnx, torch.randn(16, 3, self.size, self.size))
+    def _is_trained(self) -> bool:
+        return bool(getattr(self.network, "classes", None))
 
 
-def _as_a_script(network: nn.Module, images: torch.Tensor, threads: int | None) -> Callable:
-    """In a process of its own: what answers any message with a forward pass."""
+def _as_a_script(network: nn.Module, images: np.ndarray, threads: int | None):
+    """For Served: the network in PyTorch, in a process where the C library keeps no freed memory."""
     if threads:
         torch.set_num_threads(threads)
-    call = forward(network.to(memory_format=torch.contiguous_format), images)
-    return lambda _: call().numpy()
-
-
-def _openvino(content: bytes, batch, threads: int | None) -> Callable[[], object]:
-    try:
-        import openvino
-    except ImportError:
-        raise InputError("openvino is not installed: pip install openvino, or leave it out") from None
-    core = openvino.Core()
-    model = core.read_model(BytesIO(content))
-    model.reshape(list(batch.shape))
-    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads or 0}
-    request = core.compile_model(model, "CPU", hints).create_infer_request()
-    return lambda: request.infer([batch], share_inputs=True, share_outputs=True)
+    network = network.eval().to(memory_format=torch.contiguous_format)
+    return images, torch.inference_mode()(lambda images: network(torch.from_numpy(images)).numpy())
 
 
 def compiler() -> str | None:

@@ -5,7 +5,6 @@ the GPU, and a machine that speeds up and slows down.
 """
 
 import gc
-import math
 import random
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -18,6 +17,7 @@ import torch
 from torch import nn
 
 from mnv3lib import progress, provenance
+from mnv3lib.deploy.served import Served, turn
 from mnv3lib.errors import InputError
 
 ROUNDS = 5
@@ -47,7 +47,8 @@ def measure(
     anew: it is called until its share of `seconds` is over or it has had its share of `calls`, and at least once. So
     a machine that slows down or speeds up does so to all of them.
 
-    contestants: name to a callable without arguments; who makes it sees to eval and inference mode (`forward` does).
+    contestants: name to a callable without arguments; who makes it sees to eval and inference mode (`forward` does). A
+    Served is timed in its own process.
     threads: of torch, while measuring (set back afterwards); None leaves them as they are. clock: gives seconds.
 
     Returns a row a contestant: name, threads, calls, median_ms, p25_ms, p75_ms, p90_ms (milliseconds a call), and
@@ -64,7 +65,11 @@ def measure(
         for number in range(ROUNDS + 1):
             shuffle(order)
             for name in order:
-                taken = turn(contestants[name], seconds / ROUNDS, clock, calls / ROUNDS)
+                share = seconds / ROUNDS, calls / ROUNDS
+                if isinstance(contestants[name], Served):
+                    taken = contestants[name].turn(*share)
+                else:
+                    taken = turn(contestants[name], share[0], clock, share[1])
                 if number > 0:
                     times[name] += taken
                 bar.update()
@@ -83,20 +88,6 @@ def steady(threads: int | None):
         torch.set_num_threads(before)
         if collecting:
             gc.enable()
-
-
-def turn(
-    call: Callable[[], object], seconds: float, clock: Callable[[], float], calls: float = math.inf
-) -> list[float]:
-    """Call until `seconds` have gone by or `calls` times, at least once; how long each call took, in seconds."""
-    times = []
-    start = end = clock()
-    while not times or (end - start < seconds and len(times) < calls):
-        before = clock()
-        call()
-        end = clock()
-        times.append(end - before)
-    return times
 
 
 def summary(times: Sequence[float]) -> dict:
