@@ -39,9 +39,10 @@ def export(
             test = Split(_sized(dataset.test.images, size), dataset.test.labels)
             chosen = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(0))[:CALIBRATION]
             calibration = _sized(dataset.train.images[chosen], size)
-            content = int8.quantized(whole.read_bytes(), torch.cat(list(onnx_files.floats(calibration))))
+            model = int8.quantized(network, torch.cat(list(onnx_files.floats(calibration))), network.mean, network.std)
+            model.metadata_props.extend(onnx_files.metadata(whole))
             with writing.replacing(path) as temporary:
-                temporary.write_bytes(content)
+                temporary.write_bytes(model.SerializeToString())
             facts |= {"top1": top1(onnx_files.session(whole), test), "top1_int8": top1(onnx_files.session(path), test)}
     return facts
 

@@ -99,9 +99,7 @@ def ranges(traced: fx.GraphModule, images: torch.Tensor) -> dict[str, tuple[floa
     with torch.inference_mode():
         for batch in images.split(onnx_files.BATCH):
             Watched(traced).run(batch)
-    return {
-        name: (max(lows[name], -top[-1]).item(), min(highs[name], top[-1]).item()) for name, top in largest.items()
-    }
+    return {name: (max(lows[name], -top[-1]).item(), min(highs[name], top[-1]).item()) for name, top in largest.items()}
 
 
 class Bytes(NamedTuple):
