@@ -8,7 +8,7 @@ RUNTIMES = {
     "folded": "the same, with batch norm folded into the convolutions",
     "compiled": "torch.compile of the folded network, channels_last",
     "onnxruntime": "exported to ONNX, onnxruntime's CPU provider",
-    "onnxruntime-int8": "the same, quantized to int8 (static, per channel)",
+    "onnxruntime-int8": "all in int8 from the image to the logits, onnxruntime",
     "openvino": "exported to ONNX, OpenVINO's CPU plugin",
     "executorch": "exported to ExecuTorch, XNNPACK's layers",
     "executorch-int8": "the same, quantized to int8",

@@ -47,9 +47,10 @@ def export(
         gap = onnx_files.write(network, whole, images, run=run, preprocessing=preprocessing)
         facts = {"gap": gap, "images": len(images)}
         if quantized:
-            content = int8.quantized(whole.read_bytes(), formats.together(calibration))
+            model = int8.quantized(network, formats.together(calibration), network.mean, network.std)
+            model.metadata_props.extend(onnx_files.metadata(whole))
             with writing.replacing(path) as temporary:
-                temporary.write_bytes(content)
+                temporary.write_bytes(model.SerializeToString())
             facts |= {"top1": top1(onnx_files.session(whole), test), "top1_int8": top1(onnx_files.session(path), test)}
     return facts
 

@@ -1,75 +1,236 @@
-"""ONNX files with int8 convolutions and linear layers: static quantization by onnxruntime."""
+"""ONNX files that count in int8 from the image to the logits: a graph of our own for onnxruntime.
+
+onnxruntime's own quantizer leaves hard swish and the gates of squeeze-excitation in float, and the way there and back
+costs more than int8 saves. Here every tensor between the first QuantizeLinear and the logits is uint8: a byte q stands
+for scale * (q - zero). Three things make that possible without a loss:
+
+- ReLU and ReLU6 are no nodes. The convolution before writes with zero = 0 and the range of the ReLU, so the bytes end
+  where the ReLU does.
+- Hard swish is x * clip(x + 3, 0, 6) / 6. The convolution before writes x with a whole zero z and scale 3 / z, so its
+  bytes begin at -3, below which hard swish is 0. Read with scale / 6 and zero 0, the same bytes are (x + 3) / 6; cut
+  off at 2z (there is 1), they are the second factor. So it takes a Clip of bytes and one QLinearMul.
+- A gate, clip(x + 3, 0, 6) / 6, is no node either. The layer before writes with scale 6/254 and zero 127, and its bytes
+  are the gate when they are read with scale 1/254 and zero 0.
+
+Weights are int8 with a scale for each channel. The operators with a Q are those of onnxruntime (com.microsoft).
+"""
 
 import math
-import tempfile
-from pathlib import Path
+import operator
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from torch import fx, nn
 
+from mnv3lib.blocks import ComposedHardswish
 from mnv3lib.deploy import onnx_files
+from mnv3lib.inference import fold
 
-OPERATORS = ["Conv", "Gemm"]  # that become int8
 CUT = 1e-4  # the share of an activation's values that its range leaves out
+FLAT = 1e-4  # the least range of an activation: one that never varies in the images may do so in others
+LARGEST_BIAS = 2**29  # in units of a sum of products, which has to fit in 32 bits with it
+CHANNELS = 16  # a multiple of these is what onnxruntime's loops take at a time; the rest goes one by one
+HARD_SWISH, RELU = (nn.Hardswish, ComposedHardswish), (nn.ReLU, nn.ReLU6)
 
 
-def quantized(source: bytes, images: torch.Tensor) -> bytes:
-    """The content of an ONNX file with its operators quantized; its metadata stay.
+def quantized(network: nn.Module, images: torch.Tensor, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)):
+    """`network` in int8 as an onnx.ModelProto: float images [batch, 3, size, size] to logits.
 
-    images: what the file takes, float [n, 3, size, size]; they give the ranges of the activations. Weights have a
-    scale per channel, and 7 bits, since processors without VNNI overflow in sums of 8-bit products. Whether accuracy
-    is kept has to be measured.
+    images: what the file takes, float [n, 3, size, size]; they give the ranges of the activations. mean, std: of the
+    normalisation, which comes first. Whether accuracy is kept has to be measured.
     """
     onnx, _ = onnx_files.extra()
-    from onnxruntime import quantization
-    from onnxruntime.quantization.calibrate import TensorData, TensorsData
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    method = quantization.CalibrationMethod.Percentile
-    with tempfile.TemporaryDirectory() as folder, onnx_files.quiet():
-        whole, prepared, augmented = (Path(folder) / f"{step}.onnx" for step in ("whole", "prepared", "augmented"))
-        whole.write_bytes(source)
-        quant_pre_process(whole, prepared, skip_symbolic_shape=True)
-        calibrator = quantization.create_calibrator(prepared, OPERATORS, str(augmented), method)
-        found = {
-            name: TensorData(lowest=low.numpy(), highest=high.numpy())
-            for name, (low, high) in ranges(augmented, sorted(calibrator.tensors_to_calibrate), images).items()
-        }
-        quantizer = quantization.QDQQuantizer(
-            onnx.load(prepared),
-            per_channel=True,
-            reduce_range=True,
-            weight_qType=quantization.QuantType.QInt8,
-            activation_qType=quantization.QuantType.QUInt8,
-            tensors_range=TensorsData(method, found),
-            nodes_to_quantize=[],
-            nodes_to_exclude=[],
-            op_types_to_quantize=OPERATORS,
-            extra_options={},
-        )
-        quantizer.quantize_model()
-    model = quantizer.model.model
-    told = onnx.load_from_string(source).metadata_props
-    onnx.helper.set_model_props(model, {entry.key: entry.value for entry in told})
-    return model.SerializeToString()
+    traced = _traced(network)
+    mean, std = (torch.tensor(values, dtype=torch.float32).reshape(3, 1, 1) for values in (mean, std))
+    writer = _Writer(traced, ranges(traced, (images - mean) / std))
+    writer.write(mean.numpy(), std.numpy())
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        writer.nodes,
+        "mobilenet_int8",
+        [value("images", onnx.TensorProto.FLOAT, ["batch", *images.shape[1:]])],
+        [value("logits", onnx.TensorProto.FLOAT, ["batch", writer.classes])],
+        writer.constants,
+    )
+    operators = [onnx.helper.make_opsetid(domain, number) for domain, number in (("", 17), ("com.microsoft", 1))]
+    return onnx.helper.make_model(graph, opset_imports=operators, ir_version=8)
 
 
-def ranges(path: Path, names: list[str], images: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """The range of each of the outputs `names` of an ONNX file over `images`, float [n, 3, size, size].
+def _traced(network: nn.Module) -> fx.GraphModule:
+    """What the network does one after the other: batch norm folded, and without the layers that then do nothing."""
+    folded = fold(network)
+    tracer = fx.Tracer()
+    tracer.is_leaf_module = lambda module, name: not list(module.children())
+    traced = fx.GraphModule(folded, tracer.trace(folded))
+    for node in traced.graph.nodes:
+        if isinstance(_layer(traced, node), nn.Identity | nn.Dropout):
+            node.replace_all_uses_with(node.args[0])
+            traced.graph.erase_node(node)
+    traced.recompile()
+    return traced
+
+
+def _layer(traced: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    return traced.get_submodule(node.target) if node.op == "call_module" else None
+
+
+def ranges(traced: fx.GraphModule, images: torch.Tensor) -> dict[str, tuple[float, float]]:
+    """The lowest and highest value of each step of a network over its input `images`, without the CUT outermost.
 
     The limit on both sides is what CUT of the absolute values exceed, which would stretch the steps for all others,
-    or the extreme value if it lies nearer. onnxruntime's own calibrator keeps every value of all images until the end;
-    here it is the largest ones that are kept, and the memory is that of one batch.
+    or the extreme value if it lies nearer. Only the largest values are kept, a batch at a time.
     """
-    opened = onnx_files.open_session(path, spinning=False)
     largest, lows, highs = {}, {}, {}
-    for batch in images.split(onnx_files.BATCH):
-        for name, output in zip(names, opened.run(names, {"images": batch.numpy()}), strict=True):
-            values = torch.from_numpy(output).flatten()
+
+    class Watched(fx.Interpreter):
+        def run_node(self, node):
+            output = super().run_node(node)
+            name, values = node.name, output.detach().flatten()
             low, high = values.aminmax()
             lows[name], highs[name] = min(low, lows.get(name, low)), max(high, highs.get(name, high))
             values = values.abs()
             if name in largest:
                 values = torch.cat([largest[name], values[values > largest[name][-1]]])
-            count = math.ceil(CUT * output.size / len(batch) * len(images))
+            count = math.ceil(CUT * output.numel() / len(output) * len(images))
             largest[name] = values.topk(min(count, len(values))).values
-    return {name: (max(lows[name], -top[-1]), min(highs[name], top[-1])) for name, top in largest.items()}
+            return output
+
+    with torch.inference_mode():
+        for batch in images.split(onnx_files.BATCH):
+            Watched(traced).run(batch)
+    return {name: (max(lows[name], -top[-1]).item(), min(highs[name], top[-1]).item()) for name, top in largest.items()}
+
+
+class Bytes(NamedTuple):
+    """A tensor of the graph: a byte q stands for scale * (q - zero)."""
+
+    name: str
+    scale: float
+    zero: int
+
+
+def over(low: float, high: float) -> tuple[float, int]:
+    """Scale and zero with which bytes reach from `low` to `high`; 0 itself is always met."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = max(high - low, FLAT) / 255
+    return scale, round(-low / scale)
+
+
+class _Writer:
+    """Writes the nodes of a graph in the order of a traced network."""
+
+    def __init__(self, traced: fx.GraphModule, found: dict[str, tuple[float, float]]):
+        self.traced, self.found = traced, found
+        self.nodes, self.constants, self.known = [], [], {}
+
+    def write(self, mean: np.ndarray, std: np.ndarray) -> None:
+        made = {}
+        for step in self.traced.graph.nodes:
+            given = [made[one] for one in step.all_input_nodes]
+            layer = _layer(self.traced, step)
+            if step.op == "placeholder":
+                made[step] = self.images(step, mean, std)
+            elif isinstance(layer, nn.Conv2d | nn.Linear):
+                made[step] = self.weighted(step, layer, *given)
+            elif isinstance(layer, RELU) or step.op == "output":
+                made[step] = given[0]
+            elif isinstance(layer, nn.Hardsigmoid):
+                made[step] = Bytes(given[0].name, 1 / 254, 0)
+            elif isinstance(layer, HARD_SWISH):
+                made[step] = self.hard_swish(step, *given)
+            elif isinstance(layer, nn.AdaptiveAvgPool2d):
+                made[step] = self.combined("QLinearGlobalAveragePool", step, given, channels_last=0)
+            elif isinstance(layer, nn.Flatten) or step.target == "flatten":
+                made[step] = given[0]._replace(name=self.node("Flatten", [given[0].name], step.name))
+            else:
+                names = {operator.add: "QLinearAdd", operator.mul: "QLinearMul"}
+                made[step] = self.combined(names[step.target], step, given)
+
+    def images(self, step: fx.Node, mean: np.ndarray, std: np.ndarray) -> Bytes:
+        """The normalised images. A layer pads with zeros, which are the mean: it has to be taken off before."""
+        scale, zero = over(*self.found[step.name])
+        normal = self.node("Sub", ["images", self.constant(mean)], "moved")
+        normal = self.node("Div", [normal, self.constant(std)], "normalised")
+        limits = [self.constant(np.float32(scale)), self.constant(np.uint8(zero))]
+        return Bytes(self.node("QuantizeLinear", [normal, *limits], step.name), scale, zero)
+
+    def weighted(self, step: fx.Node, layer: nn.Conv2d | nn.Linear, given: Bytes) -> Bytes:
+        """A convolution or linear layer; the last one gives floats.
+
+        The scale of a channel makes its largest weight 64, since processors without VNNI add two products in 16 bits
+        (for a depthwise layer they don't: 127 there), and is large enough for its bias.
+        """
+        weight, bias = layer.weight.detach().double().numpy(), layer.bias.detach().double().numpy()
+        depthwise = isinstance(layer, nn.Conv2d) and layer.groups > 1
+        last = next(iter(step.users)).op == "output"
+        weight = padded(weight, 0 if last else CHANNELS, 1 if depthwise or weight.shape[1] == 3 else CHANNELS)
+        bias = padded(bias, 0 if last else CHANNELS)
+        scale = np.abs(weight).reshape(len(weight), -1).max(1) / (127 if depthwise else 64)
+        scale = np.maximum(scale, np.maximum(np.abs(bias), 1e-9) / given.scale / LARGEST_BIAS).astype(np.float32)
+        whole = np.rint(weight / scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.int8)
+        whole_bias = np.rint(bias / given.scale / scale).astype(np.int32)
+        self.classes = len(bias)
+        if isinstance(layer, nn.Linear):
+            whole = whole.T
+        weights = [self.constant(values) for values in (whole, scale, np.zeros(len(scale), np.int8))]
+        result = Bytes(step.name, *self.limits(step))
+        inputs, output = [*self.read(given), *weights], self.read(result)[1:]
+        if isinstance(layer, nn.Linear):
+            inputs += [self.constant(whole_bias), *([] if last else output)]
+            self.node("QGemm", inputs, "logits" if last else step.name, domain="com.microsoft")
+        else:
+            inputs += [*output, self.constant(whole_bias)]
+            pads = [*layer.padding, *layer.padding]
+            groups = len(weight) if depthwise else 1
+            self.node("QLinearConv", inputs, step.name, strides=layer.stride, pads=pads, group=groups)
+        return result
+
+    def limits(self, step: fx.Node) -> tuple[float, int]:
+        """Scale and zero of what a layer with weights gives, as the activation behind it wants them."""
+        follower = next(iter(step.users))
+        activation = _layer(self.traced, follower) if len(step.users) == 1 else None
+        if isinstance(activation, RELU):
+            return over(*self.found[follower.name])
+        if isinstance(activation, nn.Hardsigmoid):
+            return 6 / 254, 127
+        if isinstance(activation, HARD_SWISH):
+            zero = round(255 * 3 / (3 + max(self.found[step.name][1], 0)))
+            return 3 / zero, zero
+        return over(*self.found[step.name])
+
+    def hard_swish(self, step: fx.Node, given: Bytes) -> Bytes:
+        factor = given.name
+        if 2 * given.zero < 255:
+            factor = self.node("Clip", [factor, "", self.constant(np.uint8(2 * given.zero))], f"{step.name}_factor")
+        return self.combined("QLinearMul", step, [given, Bytes(factor, given.scale / 6, 0)])
+
+    def combined(self, operation: str, step: fx.Node, given: list[Bytes], **attributes) -> Bytes:
+        result = Bytes(step.name, *over(*self.found[step.name]))
+        inputs = [name for one in given for name in self.read(one)] + self.read(result)[1:]
+        self.node(operation, inputs, step.name, domain="com.microsoft", **attributes)
+        return result
+
+    def read(self, given: Bytes) -> list[str]:
+        """The three inputs of an operator that say what a tensor is."""
+        return [given.name, self.constant(np.float32(given.scale)), self.constant(np.uint8(given.zero))]
+
+    def node(self, operation: str, inputs: list[str], output: str, **attributes) -> str:
+        onnx, _ = onnx_files.extra()
+        self.nodes.append(onnx.helper.make_node(operation, inputs, [output], name=output, **attributes))
+        return output
+
+    def constant(self, value: np.ndarray) -> str:
+        """The name of a constant; equal ones are kept once."""
+        onnx, _ = onnx_files.extra()
+        key = (value.tobytes(), value.shape, value.dtype)
+        if key not in self.known:
+            self.known[key] = f"constant_{len(self.known)}"
+            self.constants.append(onnx.numpy_helper.from_array(np.array(value, order="C"), self.known[key]))
+        return self.known[key]
+
+
+def padded(values: np.ndarray, *multiples: int) -> np.ndarray:
+    """`values` with zeros at the end of its first axes, up to a multiple of each of `multiples`."""
+    wanted = [-length % (multiple or 1) for length, multiple in zip(values.shape, multiples, strict=False)]
+    return np.pad(values, [(0, more) for more in wanted] + [(0, 0)] * (values.ndim - len(wanted)))

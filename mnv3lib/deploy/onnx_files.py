@@ -201,6 +201,12 @@ def classes(opened) -> tuple[str, ...]:
     return tuple(json.loads(opened.get_modelmeta().custom_metadata_map["classes"]))
 
 
+def metadata(path: Path):
+    """The metadata in an exported file, as another onnx.ModelProto takes them."""
+    onnx, _ = extra()
+    return onnx.load(path).metadata_props
+
+
 def logits(opened, images: torch.Tensor) -> np.ndarray:
     """What a `session` says to uint8 images [n, size, size, 3]: float32 [n, classes]."""
     return np.concatenate([opened.run(None, {"images": part.numpy()})[0] for part in floats(images)])

@@ -71,8 +71,9 @@ class Runner:
             if file_format == "onnx":
                 (folder / "network.onnx").write_bytes(onnx_files.as_onnx(module, self.size).SerializeToString())
             elif file_format == "onnx-int8":
-                whole = (self.folder("onnxruntime") / "network.onnx").read_bytes()
-                (folder / "network.onnx").write_bytes(int8.quantized(whole, self.calibration))
+                inside = (self.network.mean, self.network.std) if self._is_trained() else ()
+                model = int8.quantized(self.network, self.calibration, *inside)
+                (folder / "network.onnx").write_bytes(model.SerializeToString())
             else:
                 formats.fill(module, file_format, folder, self.calibration)
         return folder

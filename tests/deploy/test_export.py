@@ -11,7 +11,7 @@ import torch
 
 from mnv3lib import data, inference, store
 from mnv3lib.commands import main
-from mnv3lib.deploy import export, int8, latency, onnx_files
+from mnv3lib.deploy import export, latency, onnx_files
 from mnv3lib.errors import ExportError, InputError
 from mnv3lib.provenance import ROOT
 from mnv3lib.recipe import MODELS, Architecture
@@ -30,10 +30,6 @@ def network_of(model, width=0.25, classes=7):
     network.classes = tuple(f"class {index}" for index in range(classes))
     network.mean, network.std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
     return network
-
-
-def floats(images):
-    return torch.cat(list(onnx_files.floats(images)))
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -70,34 +66,6 @@ def test_a_file_that_answers_otherwise_is_not_written(photographs, tmp_path, mon
         onnx_files.write(network_of("v1"), path, photographs)
     assert path.read_text() == "the old one"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_int8_sees_the_same_in_photographs(photographs, tmp_path):
-    network = store.load(RUN)
-    whole, small = tmp_path / "whole.onnx", tmp_path / "int8.onnx"
-    onnx_files.write(network, whole, photographs)
-    small.write_bytes(int8.quantized(whole.read_bytes(), floats(photographs)))
-    assert small.stat().st_size < 0.5 * whole.stat().st_size
-    expected, got = (onnx_files.logits(onnx_files.session(path), photographs) for path in (whole, small))
-    assert (expected.argmax(1) == got.argmax(1)).mean() >= 0.8
-    assert np.corrcoef(expected.ravel(), got.ravel())[0, 1] > 0.97
-    assert not np.array_equal(expected, got)
-    assert onnx_files.classes(onnx_files.session(small)) == network.classes
-
-
-def test_ranges_leave_out_the_largest_values_whatever_the_batch(tmp_path, monkeypatch):
-    """As onnxruntime's percentiles do, but batch by batch."""
-    nodes = [onnx.helper.make_node("Add", ["images", "images"], ["twice"])]
-    value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("images", "twice")]
-    graph = onnx.helper.make_graph(nodes, "g", value[:1], value[1:])
-    onnx.save(onnx.helper.make_model(graph, ir_version=10), tmp_path / "twice.onnx")
-    values = torch.linspace(-1, 2, 100_000)[torch.randperm(100_000, generator=torch.Generator().manual_seed(0))]
-    images = values.reshape(100, 10, 10, 10)
-    for batch in (1, 7, 100):
-        monkeypatch.setattr(onnx_files, "BATCH", batch)
-        ((low, high),) = int8.ranges(tmp_path / "twice.onnx", ["twice"], images).values()
-        assert low == -2  # no value below it, so nothing is cut
-        assert high == 2 * values.sort().values[-10]  # a ten-thousandth of 100,000
 
 
 def test_a_record_is_of_the_weights_that_were_measured(tmp_path):
