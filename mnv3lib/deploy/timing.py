@@ -44,8 +44,8 @@ def measure(
     """Time named callables against each other.
 
     There are ROUNDS rounds after one of warm-up. In each, every contestant has its turn, in an order that is shuffled
-    anew: it is called until its share of `seconds` is over or it has had its share of `calls`, and at least once. So
-    a machine that slows down or speeds up does so to all of them.
+    anew: it is called until its share of `seconds` has gone by or it has had its share of `calls`, and at least once.
+    So a machine that slows down or speeds up does so to all of them.
 
     contestants: name to a callable without arguments; who makes it sees to eval and inference mode (`forward` does). A
     Served is timed in its own process.

@@ -76,6 +76,11 @@ def show(
     display(Markdown(f"*{caption}*"), metadata={"caption": True})
 
 
+def columns(table: pd.DataFrame) -> pd.DataFrame:
+    """Those columns of ablations.results or ablations.compare that `differences` and others draw, for a CSV."""
+    return table[[name for name in "axis variant seeds top1 difference low high macs".split() if name in table]]
+
+
 def logarithmic(axis: mpl.axis.Axis) -> None:
     """Make an axis logarithmic, with plain numbers at 1, 2 and 5 of each decade."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})

@@ -107,7 +107,7 @@ def make(
         )
         old_figures = tuple(page.name[:3] for page in kept)
         shown = [figure_of(work / "pages", name) for name in HEADLINES]
-        index = readme.render("index.html.j2", models, pages=all_pages, figures=shown, made=made)
+        index = readme.start(models, pages=all_pages, figures=shown, made=made)
         (work / "pages" / "index.html").write_text(index, encoding="utf-8")
         (work / "pages" / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
         new = {file.name: file for file in _figures(work / "figures")}

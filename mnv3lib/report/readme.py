@@ -7,9 +7,10 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader
 
 from mnv3lib import writing
+from mnv3lib.deploy import timing
 from mnv3lib.errors import InputError
 from mnv3lib.recipe import short
-from mnv3lib.report import tables
+from mnv3lib.report import findings, tables
 from mnv3lib.study import claims, results
 
 MARKERS = ("<!-- results: written by mnv3 report -->", "<!-- end of results -->")
@@ -18,6 +19,7 @@ TEMPLATES.filters |= {
     "short": short,
     "markdown": tables.markdown,
     "html": lambda shown, kind: tables.html(shown, kind).data,
+    "ms": timing.milliseconds,
     "code": lambda page: tables.code(str(page)),
 }
 
@@ -29,13 +31,20 @@ def goals(table: pd.DataFrame) -> str:
 
 def render(template: str, models: Path | None = None, **values) -> str:
     """A template with what the trained models in `models` and the recorded ablations say, and with `values`."""
-    recorded = results.recorded(models)
+    recorded, tests = results.recorded(models), claims.recorded(models)
     said = {
         "runs": tables.runs(recorded),
         "goals": results.goals(recorded).to_dict("records"),
-        "claims": tables.claims(claims.recorded(models)),
+        "claims": tables.claims(tests),
     }
     return TEMPLATES.get_template(template).render(said | values)
+
+
+def start(models: Path | None = None, **values) -> str:
+    """The start page; `values` are its pages, figures and `made`, which tells when and from what."""
+    recorded, tests = results.recorded(models), claims.recorded(models)
+    more = {"peers": results.peers().to_dict("records"), "verdicts": claims.verdicts(tests).to_dict("records")}
+    return render("index.html.j2", models, **findings.numbers(recorded, tests, models), **more, **values)
 
 
 def block(models: Path | None = None) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from mnv3lib.study import results
-from mnv3lib.study.claims import verdicts
+from mnv3lib.study.claims import Verdict, verdicts
 
 HEADINGS = {  # of columns that several tables have, parameters and MACs in millions
     "parameters": "parameters (M)",
@@ -25,6 +25,9 @@ HEADINGS = {  # of columns that several tables have, parameters and MACs in mill
     "original": "original top-1 (%)",
     "source": "published by",
 }
+
+
+PARTS = {Verdict.HOLDS: "agree", Verdict.FAILS: "disagree"}
 
 
 def text(
@@ -118,12 +121,21 @@ def claims(tests: pd.DataFrame) -> pd.DataFrame:
         {
             "claim": judged["claim"],
             "by the earlier report": judged["question"].map({True: "asked", False: "claimed"}),
-            "verdict": judged["verdict"].astype(str),
+            "verdict": [
+                verdict(row.verdict, tests[tests["claim"] == row.claim]["verdict"]) for row in judged.itertuples()
+            ],
             "evidence": [
                 "; ".join(map(_evidence, tested[tested["claim"] == claim].itertuples())) for claim in judged["claim"]
             ],
         }
     )
+
+
+def verdict(verdict: Verdict, parts: pd.Series) -> str:
+    """The verdict on a claim; where it is open, also how many of its differences speak clearly."""
+    clear = parts[parts.isin([Verdict.HOLDS, Verdict.FAILS])].value_counts(sort=False)
+    told = [f"{count} of {len(parts)} clearly {PARTS[part]}{'s' * (count == 1)}" for part, count in clear.items()]
+    return f"{verdict}: {', '.join(told)}" if verdict == Verdict.UNDECIDED and told else str(verdict)
 
 
 def _evidence(row) -> str:

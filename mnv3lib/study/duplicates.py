@@ -4,7 +4,7 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
-from mnv3lib.data import Dataset
+from mnv3lib.data import Dataset, Split
 
 BLOCK = 4  # pixels a side of the blocks whose means are compared first
 
@@ -36,6 +36,13 @@ def pairs(dataset: Dataset, limit: float = 12.0, portion: int = 500) -> pd.DataF
     table = pd.DataFrame(found, columns=["test", "train", "distance", "same_class"])
     table = table.sort_values(["distance", "test", "train"], ignore_index=True)
     return table.drop_duplicates(["test", "train"], ignore_index=True)
+
+
+def twins(split: Split) -> list[tuple[int, int]]:
+    """The pairs of images of one set that are the same, pixel for pixel."""
+    first: dict[bytes, int] = {}
+    numbers = ((number, image.numpy().tobytes()) for number, image in enumerate(split.images))
+    return [(before, number) for number, pixels in numbers if (before := first.setdefault(pixels, number)) != number]
 
 
 def _block_means(images: torch.Tensor) -> torch.Tensor:

@@ -114,7 +114,7 @@ def test_code_is_folded_or_left_out_and_findings_come_first(tmp_path):
     assert [f"code_{number} = 0" in text for number in range(4)] == [True, True, False, True]
     assert all(f"a sentence {number}" in text for number in range(5))
     assert not any("a sentence" in found.get_text() for found in folded), "what a cell shows is not folded with it"
-    assert soup.select_one("main .findings").get_text(" ", strip=True) == "Findings a sentence 4"
+    assert soup.select_one("main .findings").get_text(" ", strip=True) == "a sentence 4"
     assert text.index("a sentence 4") < text.index("a sentence 0"), "findings come first"
 
 

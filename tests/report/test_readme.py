@@ -2,15 +2,18 @@
 
 import dataclasses
 
+import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 from records import record_of
 
 from mnv3lib import commands, recipe, store
 from mnv3lib.commands import main
 from mnv3lib.errors import InputError
 from mnv3lib.provenance import ROOT
-from mnv3lib.report import pages, readme, tables
+from mnv3lib.report import findings, pages, readme, tables
 from mnv3lib.study import ablations, results
+from mnv3lib.study.claims import Verdict
 
 HISTORY = [dict.fromkeys(store.HISTORY_COLUMNS, 1)]
 
@@ -81,13 +84,13 @@ def test_goals_are_told_from_their_numbers():
     margins, seeds = [1.0, 0.2, 1.0, 1.0, 1.0, 1.0], [3, 1, 3, 3, 3, 1]
     words = readme.goals(goals.assign(reached=["aim", *["goal"] * 5], margin=margins, seeds=seeds))
     assert words == (
-        "Of the 6 goals that this project set itself, 6 are reached, and 1 of the aims beyond them. 2 of the networks "
-        "have a single run; the narrowest margin is that of V3 Small 0.5, 0.20 points."
+        "Of the 6 goals that this project set itself, 6 are reached, and 1 of the aims beyond them. Of these 6 "
+        "networks 2 have a single run; the narrowest margin is that of V3 Small 0.5, 0.20 points."
     )
 
 
 def test_the_start_page_has_code_where_readme_has_backticks(models):
-    page = readme.render("index.html.j2", models, pages=[], made="<made>")
+    page = readme.start(models, pages=[], figures=[], made="<made>")
     assert "`" not in page and "<code>original</code>" in page and "<code>modern</code>" in page
     assert "&lt;made&gt;" in page and "<td>mobilenet_v3_small_0.25</td>" in page
 
@@ -100,3 +103,36 @@ def test_verdicts_follow_the_recorded_ablations(models, tmp_path, monkeypatch):
     for made, seed, top1 in ((base, 0, 61.0), (base, 1, 61.1), (dropout, 0, 51.0), (dropout, 1, 51.1)):
         save(tmp_path / "ablations", dataclasses.replace(made, seed=seed), top1)
     assert f"{line} does not hold | 0.2 against " in readme.block(models)
+
+
+def test_the_start_page_answers_from_the_records():
+    text = BeautifulSoup(readme.start(pages=pages.pages(), figures=[], made=""), "html.parser").main.get_text(" ")
+    text = " ".join(text.split())
+    networks = findings.of_networks(results.recorded())
+    best = networks.loc[networks["top1"].idxmax()]
+    assert f"has {best['top1']:.2f} % (95 % {best['low']:.1f} to {best['high']:.1f})" in text
+    strides = ablations.results(ablations.recorded(ablations.folder())).set_index(["axis", "variant"])
+    for axis, variant in (("strides", "0-lowered"), ("strides-compute", "0-lowered-wider-rate-0.1")):
+        assert f"{strides.loc[(axis, variant), 'difference']:+.1f} points (95 %".replace("-", "−") in text
+    assert "all the whole 95 % interval lies above" in text and "nan" not in text and "None" not in text
+
+
+def test_times_at_equal_accuracy_come_with_what_seeds_can_make_of_them():
+    rows = [("v3_small", 0.5, 72.0, 1.0, 20.0), ("v1", 0.25, 70.0, 1.0, 40.0), ("v1", 0.5, 74.0, 4.0, 150.0)]
+    rows += [("v2", 0.35, 71.0, 2.0, 50.0), ("v2", 0.5, 73.0, 2.0, 90.0), ("v3_large", 1.0, 76.0, 8.0, 200.0)]
+    speed = pd.DataFrame(rows, columns=["model", "width", "top1", "median_ms", "macs"])
+    speed = speed.assign(device="cpu", batch=1, runtime="onnxruntime", p90_ms=0.0)
+    found = findings.equal(speed, 1.0)["onnxruntime"]
+    assert (found["model"], found["top1"]) == ("v3_small", 72.0)
+    assert (found["v2"], found["v1"]) == pytest.approx((2.0, 2.0))
+    assert (found["v1_low"], found["v1_high"]) == pytest.approx((2**0.5, 2**1.5))
+    assert findings.front(speed)["model"].tolist() == ["v3_small", "v2", "v1", "v3_large"]
+
+
+def test_an_open_claim_says_how_many_of_its_comparisons_are_clear():
+    hold, fail, open_ = Verdict.HOLDS, Verdict.FAILS, Verdict.UNDECIDED
+    assert tables.verdict(open_, pd.Series([fail, open_, fail])) == "not decided: 2 of 3 clearly disagree"
+    assert tables.verdict(open_, pd.Series([hold, open_])) == "not decided: 1 of 2 clearly agrees"
+    assert (
+        tables.verdict(open_, pd.Series([open_])) == "not decided" and tables.verdict(fail, pd.Series([fail])) == fail
+    )

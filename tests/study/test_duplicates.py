@@ -40,3 +40,11 @@ def test_limit_is_that_of_the_pixels(noise):
     assert set(duplicates.pairs(noise, limit=5)["train"]) == {4}
     assert set(duplicates.pairs(noise, limit=7)["train"]) == {4, 6}
     assert duplicates.pairs(noise, limit=4).empty
+
+
+def test_twins_within_a_set_are_found(noise):
+    noise.test.images[5] = noise.test.images[2]
+    noise.test.images[9] = noise.test.images[2]
+    assert duplicates.twins(noise.test) == [(2, 5), (2, 9)]
+    noise.test.images[5, 0, 0, 0] ^= 1
+    assert duplicates.twins(noise.test) == [(2, 9)] and duplicates.twins(noise.train) == []
