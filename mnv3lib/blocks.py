@@ -59,26 +59,13 @@ class ConvNormActivation(nn.Sequential):
         super().__init__(*layers)
 
 
-class GlobalAveragePool(nn.AdaptiveAvgPool2d):
-    """The mean of each channel over the map: [batch, channels, 1, 1]."""
-
-    def __init__(self):
-        super().__init__(1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # The gradient of adaptive pooling is not in channels_last, which slows the addition to the others.
-        if self.training and x.device.type == "cpu":
-            return F.avg_pool2d(x, x.shape[2:])
-        return super().forward(x)
-
-
 class SqueezeExcitation(nn.Module):
     """Squeeze-excitation with a hard sigmoid gate; the squeeze is a quarter of the channels (V3 paper, section 5.3)."""
 
     def __init__(self, channels: int):
         super().__init__()
         squeezed = make_divisible(channels // 4)
-        self.avgpool = GlobalAveragePool()
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc1 = nn.Conv2d(channels, squeezed, 1)
         self.activation = nn.ReLU(inplace=True)
         self.fc2 = nn.Conv2d(squeezed, channels, 1)

@@ -84,7 +84,7 @@ def forward(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
         return network(images)
     images = images.contiguous(memory_format=torch.channels_last)
     features = _finished(_run(network.features, images))
-    return network.classifier(network.avgpool(features).flatten(1))
+    return network.classifier(_pool(features).flatten(1))
 
 
 class _Summed(NamedTuple):
@@ -123,7 +123,7 @@ def _run(module: nn.Module, x: torch.Tensor | _Summed | _Pending) -> torch.Tenso
         if x.activation == NONE and type(module) in ACTIVATIONS:
             return x._replace(activation=ACTIVATIONS[type(module)])
         if isinstance(module, SqueezeExcitation):
-            mlp = nn.Sequential(module.fc1, module.activation, module.fc2, module.scale_activation)
+            mlp = _mlp(module)
             return _Gated.apply(
                 x.z, x.norm.weight, x.norm.bias, x.affine, x.activation, x.later, mlp, *mlp.parameters()
             )
@@ -135,9 +135,21 @@ def _run(module: nn.Module, x: torch.Tensor | _Summed | _Pending) -> torch.Tenso
     x = _finished(x)
     if isinstance(module, nn.BatchNorm2d) and _chosen() and _is_usual(module, x):
         return _Pending(x, module, _affine(module, x, sums), NONE, later)
+    if isinstance(module, SqueezeExcitation):
+        return x * _mlp(module)(_pool(x))
     if isinstance(module, nn.Hardswish):
         return F.hardswish(x)  # in place it would first copy its input for the gradient
     return module(x)
+
+
+def _pool(x: torch.Tensor) -> torch.Tensor:
+    """The mean over the map. The gradient of adaptive pooling is not in channels_last, which slows what adds to it."""
+    return F.avg_pool2d(x, x.shape[2:])
+
+
+def _mlp(module: SqueezeExcitation) -> nn.Sequential:
+    """From pooled channels to their gate."""
+    return nn.Sequential(module.fc1, module.activation, module.fc2, module.scale_activation)
 
 
 def _finished(x: torch.Tensor | _Summed | _Pending, other: torch.Tensor | None = None) -> torch.Tensor:

@@ -16,7 +16,6 @@ from torch import nn
 from mnv3lib.blocks import (
     ConvNormActivation,
     DepthwiseSeparable,
-    GlobalAveragePool,
     InvertedResidual,
     SqueezeExcitation,
     activation,
@@ -221,7 +220,7 @@ class MobileNet(nn.Module):
         if architecture.se_last:
             features.append(SqueezeExcitation(channels))
         self.features = nn.Sequential(*features)
-        self.avgpool = GlobalAveragePool()
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
 
         head = []
         if paper.last and penultimate:

@@ -71,6 +71,16 @@ def test_gradients_of_a_convolution(shape, batch):
         assert as_exact(*(result.detach() for result in results), rounding), name
 
 
+def test_pooling_keeps_the_layout_of_the_gradient():
+    torch.manual_seed(8)
+    x = torch.randn(4, 16, 5, 7).to(memory_format=torch.channels_last).requires_grad_()
+    pooled = kernels._pool(x)
+    torch.testing.assert_close(pooled.flatten(1), x.mean((2, 3)))
+    (gradient,) = torch.autograd.grad(pooled.sum(), x)
+    torch.testing.assert_close(gradient, torch.full_like(x, 1 / 35))
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
+
+
 def step(network, images, call):
     """What a training step leaves behind: logits, gradients of all parameters and of `images`, running statistics."""
     images = images.clone().requires_grad_()

@@ -13,7 +13,6 @@ from mnv3lib import Architecture, InputError, build, cost
 from mnv3lib.blocks import (
     ComposedHardswish,
     ConvNormActivation,
-    GlobalAveragePool,
     InvertedResidual,
     SqueezeExcitation,
     activation,
@@ -295,17 +294,6 @@ def test_squeeze_excitation_scales_channels():
     hidden = (pooled @ block.fc1.weight.flatten(1).T + block.fc1.bias).relu()
     expected = ((hidden @ block.fc2.weight.flatten(1).T + block.fc2.bias) / 6 + 0.5).clamp(0, 1)
     torch.testing.assert_close(gate.flatten(1), expected)
-
-
-def test_pooling_keeps_the_layout_of_the_gradient():
-    torch.manual_seed(8)
-    x = torch.randn(4, 16, 5, 7).to(memory_format=torch.channels_last).requires_grad_()
-    pool = GlobalAveragePool()
-    torch.testing.assert_close(pool(x).flatten(1), x.mean((2, 3)))
-    torch.testing.assert_close(pool.eval()(x).flatten(1), x.mean((2, 3)))
-    (gradient,) = torch.autograd.grad(pool.train()(x).sum(), x)
-    torch.testing.assert_close(gradient, torch.full_like(x, 1 / 35))
-    assert gradient.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_squeeze_excitation_on_the_last_convolution_of_small():
