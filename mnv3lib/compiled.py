@@ -2,8 +2,10 @@
 
 Arrays are flat views of tensors in channels_last, [image, pixel, channel]. A loop works on the images from `first` to
 `last`, so that threads share them out, and on eight channels at a time, which Numba is told to hold in one register.
-Sums over images and pixels are float64.
+Sums over images are float64; a few pixels, a row at most, are added up in float32 first.
 """
+
+from functools import cache
 
 import numba
 import numpy as np
@@ -70,7 +72,7 @@ def _prefetching(write):
             kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
             function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
             address = builder.bitcast(_address(context, builder, signature, args), pointer)
-            builder.call(function, [address, number(write), number(3), number(1)])
+            builder.call(function, [address, number(write), number(2), number(1)])
             return context.get_dummy_value()
 
         return types.void(array, types.intp), make
@@ -125,6 +127,86 @@ def multiply_add(typing, a, b, c):
     return a(a, b, c), make
 
 
+def _read(context, builder, array, value, index, plus=0):
+    """The vector of `array` from index + plus on."""
+    index = builder.add(index, ir.Constant(index.type, plus))
+    start = builder.gep(context.make_array(array)(context, builder, value).data, [index])
+    return builder.load(builder.bitcast(start, _vector(array).llvm.as_pointer()), align=4)
+
+
+def _line(builder, row, step):
+    """Where a row begins in a ring of RING."""
+    return builder.mul(builder.and_(row, ir.Constant(row.type, RING - 1)), step)
+
+
+def _fused(builder, a, b, c):
+    return builder.fadd(builder.fmul(a, b, flags=["contract"]), c, flags=["contract"])
+
+
+def stencil(size, rows, columns, apart, outputs=4):
+    """filter(ring, row, step, start, kernel, first): so many outputs, `apart` pixels from each other.
+
+    rows, columns: which taps of the kernel there are; they lie on rows and pixels side by side.
+    """
+
+    def filter(typing, ring, row, step, start, kernel, first):
+        def make(context, builder, signature, args):
+            ring, row, step, start, kernel, first = args
+            arrays, sums = signature.args, [ir.Constant(SINGLE.llvm, None)] * outputs
+            for down, ky in enumerate(rows):
+                line = builder.add(_line(builder, builder.add(row, ir.Constant(row.type, down)), step), start)
+                for right, kx in enumerate(columns):
+                    weight = _read(context, builder, arrays[4], kernel, first, (ky * size + kx) * LANES)
+                    for output in range(outputs):
+                        x = _read(context, builder, arrays[0], ring, line, (right + output * apart) * LANES)
+                        sums[output] = _fused(builder, weight, x, sums[output])
+            return context.make_tuple(builder, signature.return_type, sums)
+
+        number = types.intp
+        return types.UniTuple(SINGLE, outputs)(ring, number, number, number, kernel, number), make
+
+    return intrinsic(filter)
+
+
+def weight_sums(size):
+    """Intrinsics for a kernel's gradient, held in registers: zeros, with an output's share added, added to memory."""
+    several = types.UniTuple(SINGLE, size * size)
+
+    def nothing(typing):
+        def make(context, builder, signature, args):
+            return context.make_tuple(builder, several, [ir.Constant(SINGLE.llvm, None)] * (size * size))
+
+        return several(), make
+
+    def with_share(typing, sums, gradient, ring, row, step, start):
+        def make(context, builder, signature, args):
+            before, gradient, ring, row, step, start = args
+            sums = []
+            for ky in range(size):
+                line = builder.add(_line(builder, builder.add(row, ir.Constant(row.type, ky)), step), start)
+                for kx in range(size):
+                    x = _read(context, builder, signature.args[2], ring, line, kx * LANES)
+                    sums.append(_fused(builder, gradient, x, builder.extract_value(before, len(sums))))
+            return context.make_tuple(builder, several, sums)
+
+        return several(several, SINGLE, ring, types.intp, types.intp, types.intp), make
+
+    def write(typing, array, index, sums):
+        def make(context, builder, signature, args):
+            array, index, sums = args
+            for tap in range(size * size):
+                now = _read(context, builder, signature.args[0], array, index, tap * LANES)
+                now = builder.fadd(now, builder.fpext(builder.extract_value(sums, tap), DOUBLE.llvm))
+                at = builder.add(index, ir.Constant(index.type, tap * LANES))
+                at = _address(context, builder, signature, (array, at))
+                builder.store(now, at, align=4)
+            return context.get_dummy_value()
+
+        return types.void(array, types.intp, several), make
+
+    return map(intrinsic, (nothing, with_share, write))
+
+
 def _choice(comparison):
     def make(context, builder, signature, args):
         return builder.select(builder.fcmp_ordered(comparison, args[0], args[1]), args[2], args[3])
@@ -143,7 +225,8 @@ def if_at_most(typing, a, b, then, otherwise):
     return then(a, b, then, otherwise), _choice("<=")
 
 
-CHUNK = 2  # pixels that stay in the nearest cache while a loop goes over their channels
+RING = 8  # rows of a map that are at hand
+CHUNK = 8  # pixels that stay in the nearest cache while a loop goes over their channels; summed in float32
 inline = numba.njit(inline="always")
 
 
@@ -194,12 +277,12 @@ def moments(z, sums, first, last, pixels, channels):
     """Add the sum and the sum of squares of each channel of z to `sums` [2, channels]."""
     for start in range(first * pixels, last * pixels, CHUNK):
         for c in range(0, channels, LANES):
-            s, q = load(sums, c), load(sums, channels + c)
+            s = q = all_of(0.0)
             for pixel in range(start, min(start + CHUNK, last * pixels)):
-                x = widen(load(z, pixel * channels + c))
+                x = load(z, pixel * channels + c)
                 s, q = add(s, x), multiply_add(x, x, q)
-            store(sums, c, s)
-            store(sums, channels + c, q)
+            store(sums, c, add(load(sums, c), widen(s)))
+            store(sums, channels + c, add(load(sums, channels + c), widen(q)))
 
 
 @compiled
@@ -244,11 +327,11 @@ def pool(z, norm, activation, sums, first, last, pixels, channels):
     for n in range(first, last):
         for start in range(n * pixels, (n + 1) * pixels, CHUNK):
             for c in range(0, channels, LANES):
-                factor, constant, s = load(norm, c), load(norm, channels + c), load(sums, n * channels + c)
+                factor, constant, s = load(norm, c), load(norm, channels + c), all_of(0.0)
                 for pixel in range(start, min(start + CHUNK, (n + 1) * pixels)):
                     y = multiply_add(load(z, pixel * channels + c), factor, constant)
-                    s = add(s, widen(_activate(y, activation)))
-                store(sums, n * channels + c, s)
+                    s = add(s, _activate(y, activation))
+                store(sums, n * channels + c, add(load(sums, n * channels + c), widen(s)))
 
 
 @compiled
@@ -257,14 +340,14 @@ def gradient_sums(z, grad, norm, activation, sums, first, last, pixels, channels
     for start in range(first * pixels, last * pixels, CHUNK):
         for c in range(0, channels, LANES):
             factor, constant, middle = load(norm, c), load(norm, channels + c), load(norm, 2 * channels + c)
-            s, q = load(sums, c), load(sums, channels + c)
+            s = q = all_of(0.0)
             for pixel in range(start, min(start + CHUNK, last * pixels)):
                 x = load(z, pixel * channels + c)
                 y = multiply_add(x, factor, constant)
                 g = _slope(y, load(grad, pixel * channels + c), activation)
-                s, q = add(s, widen(g)), add(q, widen(multiply(g, subtract(x, middle))))
-            store(sums, c, s)
-            store(sums, channels + c, q)
+                s, q = add(s, g), multiply_add(g, subtract(x, middle), q)
+            store(sums, c, add(load(sums, c), widen(s)))
+            store(sums, channels + c, add(load(sums, channels + c), widen(q)))
 
 
 @compiled
@@ -279,21 +362,18 @@ def gated_gradient_sums(z, grad, norm, activation, sums, first, last, pixels, ch
             for c in range(0, channels, LANES):
                 factor, constant, middle = load(norm, c), load(norm, channels + c), load(norm, 2 * channels + c)
                 o = n * 5 * channels + c
-                s0, s1, s2 = load(sums, o), load(sums, o + channels), load(sums, o + 2 * channels)
-                s3, s4 = load(sums, o + 3 * channels), load(sums, o + 4 * channels)
+                s0 = s1 = s2 = s3 = s4 = all_of(0.0)
                 for pixel in range(start, min(start + CHUNK, (n + 1) * pixels)):
                     x, g = load(z, pixel * channels + c), load(grad, pixel * channels + c)
                     y = multiply_add(x, factor, constant)
                     d = _slope(y, all_of(1.0), activation)
                     x, before = subtract(x, middle), _slope(y, g, activation)
-                    s0 = add(s0, widen(multiply(g, _activate(y, activation))))
-                    s1, s2 = add(s1, widen(before)), add(s2, widen(multiply(before, x)))
-                    s3, s4 = add(s3, widen(d)), add(s4, widen(multiply(d, x)))
-                store(sums, o, s0)
-                store(sums, o + channels, s1)
-                store(sums, o + 2 * channels, s2)
-                store(sums, o + 3 * channels, s3)
-                store(sums, o + 4 * channels, s4)
+                    s0 = multiply_add(g, _activate(y, activation), s0)
+                    s1, s2 = add(s1, before), multiply_add(before, x, s2)
+                    s3, s4 = add(s3, d), multiply_add(d, x, s4)
+                for s in (s0, s1, s2, s3, s4):
+                    store(sums, o, add(load(sums, o), widen(s)))
+                    o += channels
 
 
 @inline
@@ -325,183 +405,197 @@ def gradient(z, grad, norm, activation, factors, gated, gate, pooled, out, first
                     store(out, i, g)
 
 
-# Depthwise convolution. An image's eight channels lie in a block [height + 2 pad, width + 2 pad, 8] with zeros around.
+# Depthwise convolution, eight channels of an image at a time, row by row. What a row is made of lies in a ring of the
+# rows that are at hand, [RING, width + 2 pad, 8], with zeros around.
 
 
 @inline
-def _taps(block, start, step, row, kernel, k, size, apart, outputs):
-    x = 0
-    while x + 4 <= outputs:
-        s0 = s1 = s2 = s3 = all_of(0.0)
-        for ky in range(size):
-            for kx in range(size):
-                w = load(kernel, k + (ky * size + kx) * LANES)
-                i = start + x * apart + ky * step + kx * LANES
-                s0 = multiply_add(w, load(block, i), s0)
-                s1 = multiply_add(w, load(block, i + apart), s1)
-                s2 = multiply_add(w, load(block, i + 2 * apart), s2)
-                s3 = multiply_add(w, load(block, i + 3 * apart), s3)
-        store(row, x * LANES, s0)
-        store(row, (x + 1) * LANES, s1)
-        store(row, (x + 2) * LANES, s2)
-        store(row, (x + 3) * LANES, s3)
-        x += 4
-    while x < outputs:
-        s0 = all_of(0.0)
-        for ky in range(size):
-            for kx in range(size):
-                i = start + x * apart + ky * step + kx * LANES
-                s0 = multiply_add(load(kernel, k + (ky * size + kx) * LANES), load(block, i), s0)
-        store(row, x * LANES, s0)
-        x += 1
+def _clear(ring, start, step):
+    for i in range(start, start + step, LANES):
+        store(ring, i, all_of(0.0))
 
 
 @inline
-def _filter_row(block, start, step, row, kernel, k, size, stride, outputs):
-    """row[x] = the sum over the kernel's taps of block, for a row of output pixels; four at a time."""
-    if size == 3:  # a number that the compiler knows, so that it unrolls the loops
-        _taps(block, start, step, row, kernel, k, 3, stride * LANES, outputs)
+def _fetch(array, write, n, y, c, width, pixels, channels):
+    """Have a share of the next image brought near, as large as a row of eight channels."""
+    start = ((n + 1) * channels + c) * pixels + y * width * LANES
+    for i in range(start, min(start + width * LANES, len(array)), 16):
+        if write:
+            prefetch_to_write(array, i)
+        else:
+            prefetch(array, i)
+
+
+@inline
+def _activated_row(z, norm, activation, ring, pad, step, n, y, c, height, width, channels):
+    """activation(norm(z)) of a row to the ring; zeros where there is no such row."""
+    start = (y & (RING - 1)) * step
+    if 0 <= y < height:
+        _fetch(z, False, n, y, c, width, height * width, channels)
+        factor, constant = load(norm, c), load(norm, channels + c)
+        for x in range(width):
+            i = ((n * height + y) * width + x) * channels + c
+            inside = _activate(multiply_add(load(z, i), factor, constant), activation)
+            store(ring, start + (pad + x) * LANES, inside)
     else:
-        _taps(block, start, step, row, kernel, k, 5, stride * LANES, outputs)
+        _clear(ring, start, step)
 
 
-@inline
-def _fetch(array, start, count):
-    for i in range(start, start + count, 16):
-        prefetch(array, i)
+def row_filter(size, rows, columns, apart, spread):
+    """A loop for a row of outputs, each `apart` pixels of the ring from the last, and `spread` pixels of `line`."""
+    four = stencil(size, rows, columns, apart)
+
+    @numba.njit
+    def filter_row(ring, row, step, start, kernel, first, line, to, outputs):
+        for x in range(0, outputs, 4):  # up to three more than wanted
+            w0, w1, w2, w3 = four(ring, row, step, start + x * apart * LANES, kernel, first)
+            i = (to + x * spread) * LANES
+            store(line, i, w0)
+            store(line, i + spread * LANES, w1)
+            store(line, i + 2 * spread * LANES, w2)
+            store(line, i + 3 * spread * LANES, w3)
+
+    return filter_row
 
 
-@inline
-def _fetch_to_write(array, start, count):
-    for i in range(start, start + count, 16):
-        prefetch_to_write(array, i)
-
-
-@compiled
-def depthwise(z, norm, activation, kernel, size, stride, out, sums, first, last, height, width, channels):
-    """out = the depthwise convolution of activation(norm(z)), and the moments of out to `sums`.
-
-    kernel: [channels / 8, size, size, 8]; padding is half of `size`, rounded down.
-    """
+@cache
+def depthwise(size, stride):
+    """The loop for kernels of this size and stride; padding is half of the size, rounded down."""
     pad = size // 2
-    step = (width + 2 * pad) * LANES
-    out_height, out_width = (height - 1) // stride + 1, (width - 1) // stride + 1
-    block = np.zeros((height + 2 * pad) * step, np.float32)
-    row = np.empty(out_width * LANES, np.float32)
-    for n in range(first, last):
-        _fetch(z, n * height * width * channels, height * width * channels)
-        _fetch_to_write(out, n * out_height * out_width * channels, out_height * out_width * channels)
-        for c in range(0, channels, LANES):
-            factor, constant = load(norm, c), load(norm, channels + c)
-            for y in range(height):
-                for x in range(width):
-                    i = ((n * height + y) * width + x) * channels + c
-                    inside = _activate(multiply_add(load(z, i), factor, constant), activation)
-                    store(block, (y + pad) * step + (x + pad) * LANES, inside)
-            s, q = load(sums, c), load(sums, channels + c)
-            for y in range(out_height):
-                _filter_row(block, y * stride * step, step, row, kernel, c * size * size, size, stride, out_width)
-                for x in range(out_width):
-                    o = load(row, x * LANES)
-                    store(out, ((n * out_height + y) * out_width + x) * channels + c, o)
-                    s, q = add(s, widen(o)), multiply_add(widen(o), widen(o), q)
-            store(sums, c, s)
-            store(sums, channels + c, q)
+    filter_row = row_filter(size, range(size), range(size), stride, 1)
+
+    @compiled
+    def depthwise(z, norm, activation, kernel, out, sums, first, last, height, width, channels):
+        """out = the depthwise convolution of activation(norm(z)), and the moments of out to `sums`.
+
+        kernel: [channels / 8, size, size, 8].
+        """
+        step = (width + 2 * pad) * LANES
+        out_height, out_width = (height - 1) // stride + 1, (width - 1) // stride + 1
+        out_pixels = out_height * out_width
+        ring = np.zeros(RING * step + 16 * LANES, np.float32)
+        line = np.empty((out_width + 4) * LANES, np.float32)
+        for n in range(first, last):
+            for c in range(0, channels, LANES):
+                s, q, ready = load(sums, c), load(sums, channels + c), -pad
+                for y in range(out_height):
+                    _fetch(out, True, n, y, c, out_width, out_pixels, channels)
+                    for r in range(ready, y * stride - pad + size):
+                        _activated_row(z, norm, activation, ring, pad, step, n, r, c, height, width, channels)
+                    ready = y * stride - pad + size
+                    filter_row(ring, y * stride - pad, step, 0, kernel, c * size * size, line, 0, out_width)
+                    a = b = all_of(0.0)
+                    for x in range(out_width):
+                        o = load(line, x * LANES)
+                        store(out, (n * out_pixels + y * out_width + x) * channels + c, o)
+                        a, b = add(a, o), multiply_add(o, o, b)
+                    s, q = add(s, widen(a)), add(q, widen(b))
+                store(sums, c, s)
+                store(sums, channels + c, q)
+
+    return depthwise
 
 
-@compiled
-def depthwise_gradient(
-    z,
-    norm,
-    activation,
-    kernel,
-    size,
-    stride,
-    behind,
-    grad,
-    norm_behind,
-    activation_behind,
-    factors,
-    gated,
-    gate,
-    pooled,
-    out,
-    sums,
-    weight,
-    first,
-    last,
-    height,
-    width,
-    channels,
-):
-    """out = the gradient before the activation of z, its sums (see gradient_sums) and the weights' to `weight`.
-
-    `grad` is the gradient behind norm and activation of the convolution's output `behind`, as `gradient` takes it.
-    kernel: turned by 180 degrees, else as `depthwise` takes it. weight: float64 [channels / 8, size, size, 8].
-    """
+@cache
+def depthwise_gradient(size, stride):
+    """The loop for kernels of this size and stride."""
     pad = size // 2
-    step = (width + 2 * pad) * LANES
-    out_height, out_width = (height - 1) // stride + 1, (width - 1) // stride + 1
-    block = np.zeros((height + 2 * pad) * step, np.float32)
-    grads = np.zeros((height + 2 * pad) * step, np.float32)  # with zeros between them too, where stride is 2
-    row = np.empty(width * LANES, np.float32)
-    rows = max(1, 64 // out_width)  # that are added up in float32
-    for n in range(first, last):
-        _fetch(z, n * height * width * channels, height * width * channels)
-        _fetch(grad, n * out_height * out_width * channels, out_height * out_width * channels)
-        _fetch(behind, n * out_height * out_width * channels, out_height * out_width * channels)
-        _fetch_to_write(out, n * height * width * channels, height * width * channels)
-        for c in range(0, channels, LANES):
-            factor, constant, middle = load(norm, c), load(norm, channels + c), load(norm, 2 * channels + c)
-            for y in range(height):
-                for x in range(width):
-                    i = ((n * height + y) * width + x) * channels + c
-                    inside = _activate(multiply_add(load(z, i), factor, constant), activation)
-                    store(block, (y + pad) * step + (x + pad) * LANES, inside)
-            f, k, m = load(norm_behind, c), load(norm_behind, channels + c), load(norm_behind, 2 * channels + c)
-            a, b, rest = load(factors, c), load(factors, channels + c), load(factors, 2 * channels + c)
-            times = load(gate, n * channels + c) if gated else a
-            plus = load(pooled, n * channels + c) if gated else a
-            for y in range(out_height):
-                for x in range(out_width):
-                    i = ((n * out_height + y) * out_width + x) * channels + c
-                    o, g = load(behind, i), load(grad, i)
-                    g = _before_norm(o, g, f, k, m, activation_behind, gated, times, plus, a, b, rest)
-                    store(grads, (y * stride + pad) * step + (x * stride + pad) * LANES, g)
+    no_weights, with_share, write_weights = weight_sums(size)
+    # With stride 2 an input pixel has its gradient from every second tap, beginning with 0 or 1 in each dimension.
+    last_tap = stride - 1
+    filter_00, filter_01, filter_10, filter_11 = (
+        row_filter(size, range(ky, size, stride), range(kx, size, stride), 1, stride)
+        for ky in (0, last_tap)
+        for kx in (0, last_tap)
+    )
+    to_0, to_1 = pad % stride, (pad + 1) % stride  # the first pixel whose first tap is 0, or 1
+    start_0, start_1 = (((to - pad + kx) // stride + pad) * LANES for kx, to in enumerate((to_0, to_1)))
 
-            for ky in range(size):
-                for start in range(0, out_height, rows):
-                    w0 = w1 = w2 = w3 = w4 = all_of(0.0)
-                    for y in range(start, min(start + rows, out_height)):
-                        i = (y * stride + ky) * step
-                        j = (y * stride + pad) * step + pad * LANES
-                        for _ in range(out_width):
-                            g = load(grads, j)
-                            w0 = multiply_add(g, load(block, i), w0)
-                            w1 = multiply_add(g, load(block, i + LANES), w1)
-                            w2 = multiply_add(g, load(block, i + 2 * LANES), w2)
-                            if size == 5:
-                                w3 = multiply_add(g, load(block, i + 3 * LANES), w3)
-                                w4 = multiply_add(g, load(block, i + 4 * LANES), w4)
-                            i += stride * LANES
-                            j += stride * LANES
-                    i = (c * size + ky * LANES) * size
-                    store(weight, i, add(load(weight, i), widen(w0)))
-                    store(weight, i + LANES, add(load(weight, i + LANES), widen(w1)))
-                    store(weight, i + 2 * LANES, add(load(weight, i + 2 * LANES), widen(w2)))
-                    if size == 5:
-                        store(weight, i + 3 * LANES, add(load(weight, i + 3 * LANES), widen(w3)))
-                        store(weight, i + 4 * LANES, add(load(weight, i + 4 * LANES), widen(w4)))
+    @compiled
+    def depthwise_gradient(
+        z,
+        norm,
+        activation,
+        kernel,
+        behind,
+        grad,
+        norm_behind,
+        activation_behind,
+        factors,
+        gated,
+        gate,
+        pooled,
+        out,
+        sums,
+        weight,
+        first,
+        last,
+        height,
+        width,
+        channels,
+    ):
+        """out = the gradient before the activation of z, its sums (see gradient_sums) and the weights' to `weight`.
 
-            s, q = load(sums, c), load(sums, channels + c)
-            for y in range(height):
-                _filter_row(grads, y * step, step, row, kernel, c * size * size, size, 1, width)
-                for x in range(width):
-                    i = ((n * height + y) * width + x) * channels + c
-                    before = load(z, i)
-                    g = load(row, x * LANES)
-                    g = _slope(multiply_add(before, factor, constant), g, activation)
-                    store(out, i, g)
-                    s, q = add(s, widen(g)), add(q, widen(multiply(g, subtract(before, middle))))
-            store(sums, c, s)
-            store(sums, channels + c, q)
+        `grad` is the gradient behind norm and activation of the convolution's output `behind`, as `gradient` takes it.
+        kernel: turned by 180 degrees, else as `depthwise` takes it. weight: float64 [channels / 8, size, size, 8].
+        """
+        step = (width + 2 * pad) * LANES
+        out_height, out_width = (height - 1) // stride + 1, (width - 1) // stride + 1
+        pixels, out_pixels = height * width, out_height * out_width
+        block = np.zeros(RING * step + 16 * LANES, np.float32)
+        grads = np.zeros_like(block)
+        line = np.empty((width + 8) * LANES, np.float32)
+        some = (width + stride - 1) // stride
+        for n in range(first, last):
+            for c in range(0, channels, LANES):
+                factor, constant, middle = load(norm, c), load(norm, channels + c), load(norm, 2 * channels + c)
+                f, k, m = load(norm_behind, c), load(norm_behind, channels + c), load(norm_behind, 2 * channels + c)
+                a, b, rest = load(factors, c), load(factors, channels + c), load(factors, 2 * channels + c)
+                times = load(gate, n * channels + c) if gated else a
+                plus = load(pooled, n * channels + c) if gated else a
+                s, q, taps = load(sums, c), load(sums, channels + c), c * size * size
+                ready, y, below = -pad, 0, -pad
+                while y < height:  # bring in a row of `behind` and the rows of z under its kernel, and go on with z's
+                    start = (below & (RING - 1)) * step
+                    if 0 <= below < out_height:
+                        _fetch(behind, False, n, below, c, out_width, out_pixels, channels)
+                        _fetch(grad, False, n, below, c, out_width, out_pixels, channels)
+                        for x in range(out_width):
+                            i = (n * out_pixels + below * out_width + x) * channels + c
+                            o, g = load(behind, i), load(grad, i)
+                            g = _before_norm(o, g, f, k, m, activation_behind, gated, times, plus, a, b, rest)
+                            store(grads, start + (pad + x) * LANES, g)
+                        row = below * stride - pad
+                        for r in range(ready, row + size):
+                            _activated_row(z, norm, activation, block, pad, step, n, r, c, height, width, channels)
+                        ready, w = row + size, no_weights()
+                        for x in range(out_width):
+                            g = load(grads, start + (pad + x) * LANES)
+                            w = with_share(w, g, block, row, step, x * stride * LANES)
+                        write_weights(weight, taps, w)
+                    else:
+                        _clear(grads, start, step)
+                    while y < height and (y + pad) // stride <= below:
+                        _fetch(out, True, n, y, c, width, pixels, channels)
+                        row = (y - pad + stride - 1) // stride
+                        if (y + pad) % stride == 0:
+                            filter_00(grads, row, step, start_0, kernel, taps, line, to_0, some)
+                            if stride == 2:
+                                filter_01(grads, row, step, start_1, kernel, taps, line, to_1, some)
+                        else:
+                            filter_10(grads, row, step, start_0, kernel, taps, line, to_0, some)
+                            filter_11(grads, row, step, start_1, kernel, taps, line, to_1, some)
+                        d = e = all_of(0.0)
+                        for x in range(width):
+                            i = (n * pixels + y * width + x) * channels + c
+                            before, g = load(z, i), load(line, x * LANES)
+                            g = _slope(multiply_add(before, factor, constant), g, activation)
+                            store(out, i, g)
+                            d, e = add(d, g), multiply_add(g, subtract(before, middle), e)
+                        s, q = add(s, widen(d)), add(q, widen(e))
+                        y += 1
+                    below += 1
+                store(sums, c, s)
+                store(sums, channels + c, q)
+
+    return depthwise_gradient

@@ -334,5 +334,5 @@ def keep_memory() -> None:
         libc = ctypes.CDLL(None)
         m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4
         libc.mallopt(m_mmap_max, 0)
-        libc.mallopt(m_trim_threshold, 2**31 - 1)
+        libc.mallopt(m_trim_threshold, -1)
         libc.mallopt(m_top_pad, 256 * 2**20)

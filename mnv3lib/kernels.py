@@ -6,7 +6,7 @@ convolution gives and not what is made of it, and sum in float64. The rest is to
 kinds of convolution made otherwise, which else is all that is gained:
 
 - 5x5 depthwise: oneDNN's fast kernel is for kernels up to three wide, so it is called twice with such;
-- pointwise with few outputs: the roles of input and gradient are swapped.
+- pointwise: the roles of input and gradient are swapped where that is faster.
 
 It is for training in float32 and channels_last alone: evaluation, export and tracing call the network itself and never
 come here.
@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from mnv3lib.blocks import InvertedResidual, SqueezeExcitation
 from mnv3lib.networks import MobileNet
 
-NARROW = 32  # outputs up to which a pointwise weight gradient is faster with swapped roles, by measurement
+NARROW = 32  # channels: with fewer on one side a pointwise weight gradient wants the narrow side as inputs
 
 
 @cache
@@ -346,11 +346,9 @@ class _Depthwise(torch.autograd.Function):
             memory_format=torch.channels_last,
         )
         parts = np.zeros((_parts(batch), 2 * channels))
-        arrays = _flat(z), _norm(affine, channels), activation, _blocks(kernel), kernel.shape[2], stride, _flat(out)
-        _share(
-            batch,
-            lambda part, first, last: _loops().depthwise(*arrays, parts[part], first, last, height, width, channels),
-        )
+        arrays = _flat(z), _norm(affine, channels), activation, _blocks(kernel), _flat(out)
+        loop = _loops().depthwise(kernel.shape[2], stride)
+        _share(batch, lambda part, first, last: loop(*arrays, parts[part], first, last, height, width, channels))
         sums = torch.from_numpy(parts.sum(0))
         ctx.mark_non_differentiable(sums)
         return out, sums
@@ -364,15 +362,15 @@ class _Depthwise(torch.autograd.Function):
         out = torch.empty_like(z, memory_format=torch.channels_last)
         parts = np.zeros((_parts(batch), 2 * channels))
         kernels = np.zeros((_parts(batch), kernel.numel()))
-        arrays = _flat(z), _norm(ctx.affine, channels), ctx.activation, _blocks(kernel.flip(2, 3)), size, ctx.stride
+        arrays = _flat(z), _norm(ctx.affine, channels), ctx.activation, _blocks(kernel.flip(2, 3))
         behind, ctx.later.arrays = ctx.later.arrays, None
         if behind is None:  # the gradient is the convolution's own
             factors = _norm(None, channels)
             behind = _flat(grad), _flat(grad), factors, NONE, factors, False, NOTHING, NOTHING
-        result = _flat(out)
+        loop, result = _loops().depthwise_gradient(size, ctx.stride), _flat(out)
         _share(
             batch,
-            lambda part, first, last: _loops().depthwise_gradient(
+            lambda part, first, last: loop(
                 *arrays, *behind, result, parts[part], kernels[part], first, last, height, width, channels
             ),
         )
@@ -456,12 +454,17 @@ class _Convolution(torch.autograd.Function):
         weight_gradient = None
         if depthwise_5x5 and x.shape[3] >= 4 and x.shape[3] % 2 == 0:
             weight_gradient = _depthwise_5x5(grad, x, weight, stride[0])
-        elif height == width == 1 and outputs <= NARROW and outputs < inputs:
+        elif height == width == 1 and _swapped(outputs, inputs):
             swapped = weight.new_empty(inputs, outputs, 1, 1)
             weight_gradient = _backward(x, grad, swapped, stride, padding, groups, False, True)[1].transpose(0, 1)
         rest = weight_gradient is None
         input_gradient, by_torch = _backward(grad, x, weight, stride, padding, groups, ctx.needs_input_grad[0], rest)
         return input_gradient, by_torch if rest else weight_gradient, None, None, None
+
+
+def _swapped(outputs: int, inputs: int) -> bool:
+    """Whether a pointwise weight gradient is faster with swapped roles, by measurement."""
+    return outputs < inputs if min(outputs, inputs) < NARROW else outputs > inputs
 
 
 def _backward(grad, x, weight, stride, padding, groups, needs_input, needs_weight):
