@@ -17,8 +17,9 @@ def add(command) -> None:
         "--ablation",
         nargs="+",
         metavar="AXIS",
-        help="the runs of an axis of notebook 05, of one variant (AXIS/VARIANT), of those that tell most for their "
-        "time (first) or of all; records only; --seed takes several. An unknown axis lists them",
+        help="the runs of an axis of notebook 05, of one variant (AXIS/VARIANT), the seeds that decide the claims "
+        "(claims), those that tell most for their time (first) or all; records only; --seed takes several. An unknown "
+        "axis lists them",
     )
     command.add_argument(
         "--models",

@@ -53,19 +53,24 @@ def varied(axis: str) -> set[str]:
 
 
 def plan(names: Iterable[str], seeds: Iterable[int] = (), **changes) -> list[Recipe]:
-    """The runs of `names`, in the order in which they should be made: the name of an axis, axis/variant, first or all.
+    """The runs of `names`, in the order in which they should be made: the name of an axis, axis/variant, claims, first
+    or all.
 
-    first: what the file of axes lists so; all: these and then every axis. With `seeds` every recipe is run with each of
+    first: what the file of axes lists so; all: these and then every axis; claims: as many seeds of each side of each
+    claim as it plans, those of the base that most compare with first. With `seeds` every recipe is run with each of
     them; without, the base of the file's setting with its seeds and everything else with seed 0. The base of an axis
     with a setting of its own is its longest run, and often a trained model already: it comes last, and with the whole
     axis alone.
     """
     study, expanded = axes.read(), []
     for name in names:
-        choose("ablation", name.split("/")[0], ("first", "all", *study.axes))
+        choose("ablation", name.split("/")[0], ("claims", "first", "all", *study.axes))
         expanded += {"first": study.first, "all": [*study.first, *study.axes]}.get(name, [name])
     planned = []
     for name in expanded:
+        if name == "claims":
+            planned += _of_claims(study.claims, **changes)
+            continue
         axis, _, variant = name.partition("/")
         made = recipes(axis, **changes)
         base, *variants = made.values()
@@ -77,6 +82,15 @@ def plan(names: Iterable[str], seeds: Iterable[int] = (), **changes) -> list[Rec
             used = tuple(seeds) or (study.base_seeds if one is base and not own else (0,))
             planned += [dataclasses.replace(one, seed=seed) for seed in used]
     return list(dict.fromkeys(planned))
+
+
+def _of_claims(claims: Iterable[axes.Claim], **changes) -> list[Recipe]:
+    planned = []
+    for claim in sorted(claims, key=lambda claim: -claim.seeds):
+        made = recipes(claim.axis, **changes)
+        for name in [claim.against or next(iter(made)), *claim.variants]:
+            planned += [dataclasses.replace(made[name], seed=seed) for seed in range(claim.seeds)]
+    return planned
 
 
 def missing(planned: Iterable[Recipe], records: Iterable[dict], ours: Path | None = None) -> list[Recipe]:
@@ -157,10 +171,8 @@ def _beside_the_first(groups: dict[str, list[dict]], spread: Spread) -> pd.DataF
     for variant, group in groups.items():
         first, top1 = group[0], statistics.tops(group)
         changed = ((name, value) for name, value in first["recipe"].items() if name not in NAMES)
-        difference, outcome, half = math.nan, None, spread.reach(len(top1), len(base_top1))
-        if group is not base:
-            difference = top1.mean() - base_top1.mean()
-            outcome = statistics.outcome(difference, half, min(len(top1), len(base_top1)), spread.deviation)
+        beside = spread.difference(statistics.of(top1), statistics.of(base_top1))
+        difference, outcome = (beside.points, statistics.outcome(beside)) if group is not base else (math.nan, None)
         seconds = pd.Series([float(one["seconds"]) for one in group]).groupby([*map(devices, group)], sort=False).mean()
         rows.append(
             {
@@ -170,8 +182,8 @@ def _beside_the_first(groups: dict[str, list[dict]], spread: Spread) -> pd.DataF
                 "top1": top1.mean(),
                 "spread": top1.std(),
                 "difference": difference,
-                "low": difference - half,
-                "high": difference + half,
+                "low": difference - beside.half,
+                "high": difference + beside.half,
                 "macs": first["macs"],
                 "seconds": seconds.tolist(),
                 "trained_on": "; ".join(seconds.index),

@@ -14,7 +14,14 @@ from mnv3lib.errors import InputError, choose, one_line
 from mnv3lib.provenance import ROOT
 
 FILE = ROOT / "notebooks" / "ablations.yaml"
-KINDS = {str: "text", bool: "true or false", float: "a number", list: "a list", dict: "a mapping"}
+KINDS = {
+    str: "text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+    dict: "a mapping",
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,7 @@ class Claim:
     """That the difference of `variants` to `against` (the base if empty), in points, lies between `low` and `high`.
 
     every: whether for each of the variants, or for at least one. question: whether the earlier report only asked.
+    seeds: of each variant and of what it is set against, as planned before these runs.
     """
 
     text: str
@@ -46,17 +54,22 @@ class Claim:
     against: str = ""
     every: bool = True
     question: bool = False
+    seeds: int = 3
 
 
 @dataclass(frozen=True)
 class Study:
-    """The file: setting and seeds of the base, the axes by name, what `plan` takes for `first`, and the claims."""
+    """The file: setting and seeds of the base, the axes by name, what `plan` takes for `first`, and the claims.
+
+    planned: the day on which the tests of the claims and their seeds were fixed.
+    """
 
     setting: dict
     base_seeds: list
     axes: dict
     first: list
     claims: list
+    planned: str = ""
 
 
 @functools.cache

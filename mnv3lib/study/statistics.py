@@ -1,13 +1,16 @@
 """What seeds do to top-1: its spread, the intervals of differences, and whether they can be trusted."""
 
 import enum
+import itertools
 import json
 import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import scipy.stats
+from scipy import optimize, special
 
 from mnv3lib.study.places import devices
 
@@ -24,19 +27,78 @@ class Outcome(enum.StrEnum):
     UNDECIDED = "not decided"
 
 
+class Seeds(NamedTuple):
+    """Top-1 of a recipe over its seeds, in percent: mean, how many, standard deviation (NaN with one)."""
+
+    top1: float
+    count: int
+    deviation: float
+
+
+class Difference(NamedTuple):
+    """A difference of two means in points of top-1, its standard error and degrees of freedom (Welch's)."""
+
+    points: float
+    error: float
+    freedom: float
+
+    @property
+    def half(self) -> float:
+        """Half the width of the 95 % interval, Student's."""
+        return float(scipy.stats.t.ppf(0.975, self.freedom)) * self.error
+
+    def p_within(self, low: float, high: float) -> float:
+        """p of two one-sided tests that it is not within `low` and `high`, doubled: both sides of each are counted."""
+        return min(1.0, 2 * max(self._beyond(self.points - low), self._beyond(high - self.points)))
+
+    def p_outside(self, low: float, high: float) -> float:
+        """p of the test that it is within `low` and `high`."""
+        return min(1.0, 2 * min(self._beyond(low - self.points), self._beyond(self.points - high)))
+
+    def _beyond(self, points: float) -> float:
+        return float(scipy.stats.t.sf(points / self.error, self.freedom)) if self.error else float(points <= 0)
+
+
 class Spread(NamedTuple):
-    """The standard deviation of top-1 between seeds and its degrees of freedom: NaN and 0 where it is not known."""
+    """What is known of the standard deviation of top-1 between seeds before a recipe's own seeds are seen.
+
+    deviation: the typical one, in points. freedom: for how many seeds beyond the first that knowledge counts; the more
+    the recipes differ, the fewer. NaN and 0 where nothing is known. alike: all recipes have the same, which is pooled
+    over them, so that a recipe's own seeds tell nothing more.
+    """
 
     deviation: float
-    freedom: int
+    freedom: float
+    alike: bool = False
+
+    def difference(self, first: Seeds, second: Seeds) -> Difference:
+        """First minus second. Error and freedom are NaN where no spread is known."""
+        points = first.top1 - second.top1
+        if not self.freedom:
+            return Difference(points, math.nan, math.nan)
+        (one, own), (other, others) = self._of_mean(first), self._of_mean(second)
+        if self.alike:
+            return Difference(points, math.sqrt(one + other), self.freedom)
+        freedom = (one + other) ** 2 / (one**2 / own + other**2 / others)
+        return Difference(points, math.sqrt(one + other), freedom)
+
+    def _of_mean(self, seeds: Seeds) -> tuple[float, float]:
+        """The variance of a mean over seeds, and its degrees of freedom.
+
+        The seeds' own variance is moderated: averaged with the typical one, weighted by their degrees of freedom (Smyth
+        2004, "Linear models and empirical Bayes methods for assessing differential expression", section 3).
+        """
+        own = 0 if self.alike else seeds.count - 1
+        squares = self.freedom * self.deviation**2 + (own * seeds.deviation**2 if own else 0.0)
+        return squares / (self.freedom + own) / seeds.count, self.freedom + own
 
     def reach(self, first: int, second: int) -> float:
-        """Half the width of the 95 % interval (Student's) of a difference of means over so many seeds, in points."""
-        return float(scipy.stats.t.ppf(0.975, self.freedom)) * self.deviation * math.sqrt(1 / first + 1 / second)
+        """Half the 95 % interval of the difference of two recipes with so many seeds and the typical deviation."""
+        return self.difference(Seeds(0.0, first, self.deviation), Seeds(0.0, second, self.deviation)).half
 
     def seeds_within(self, points: float) -> int:
         """How many seeds of each of two recipes make their `reach` less than so many points. The spread is known."""
-        return math.floor((self.reach(1, 1) / points) ** 2) + 1
+        return next(seeds for seeds in itertools.count(1) if self.reach(seeds, seeds) < points)
 
 
 def training(record: dict) -> str:
@@ -57,15 +119,30 @@ def tops(group: Iterable[dict]) -> pd.Series:
     return pd.Series([one["result"]["top1"] for one in group])
 
 
-def seed_spread(records: Iterable[dict]) -> Spread:
-    """The deviation between seeds, pooled over the recipes run with several, which are all taken to have the same.
+def of(tops: pd.Series) -> Seeds:
+    """The top-1 of a recipe's seeds, summed up."""
+    return Seeds(float(tops.mean()), len(tops), float(tops.std()))
 
-    Whether they have, `deviations` tells.
+
+def seed_spread(records: Iterable[dict]) -> Spread:
+    """What the recipes run with several seeds tell of the spread of any other, whose variance is drawn like theirs.
+
+    Their variances are taken for draws of a scaled inverse chi-squared distribution, whose two parameters come from the
+    mean and the variance of their logarithms (Smyth 2004, section 6.2). Where they differ no more than chance makes
+    them, the spread is pooled.
     """
     groups = [tops(group) for group in repeated(records)]
-    freedom = sum(len(values) - 1 for values in groups)
-    squares = sum(values.var() * (len(values) - 1) for values in groups)
-    return Spread(math.sqrt(squares / freedom) if freedom else math.nan, freedom)
+    freedom = np.array([len(values) - 1 for values in groups])
+    variances = np.array([values.var() for values in groups])
+    if not len(groups):
+        return Spread(math.nan, 0)
+    known = variances > 0
+    logs = np.log(variances[known]) - special.digamma(freedom[known] / 2) + np.log(freedom[known] / 2)
+    excess = logs.var(ddof=1) - special.polygamma(1, freedom[known] / 2).mean() if known.sum() > 1 else 0.0
+    if excess <= 0:
+        return Spread(math.sqrt((freedom * variances).sum() / freedom.sum()), int(freedom.sum()), alike=True)
+    prior = 2 * optimize.brentq(lambda half: special.polygamma(1, half) - excess, 1e-3, 1e6)
+    return Spread(math.exp((logs.mean() + special.digamma(prior / 2) - math.log(prior / 2)) / 2), prior)
 
 
 def deviations(records: Iterable[dict]) -> tuple[list[float], float]:
@@ -78,11 +155,10 @@ def deviations(records: Iterable[dict]) -> tuple[list[float], float]:
     return [values.std() for values in groups], p
 
 
-def device_effect(records: Iterable[dict]) -> tuple[float, float, int]:
-    """(points of top-1 by which runs begun on a GPU are above those on CPUs, half its 95 % interval, how many recipes).
+def device_effect(records: Iterable[dict]) -> tuple[Difference, int]:
+    """(by how much runs begun on a GPU are above those on CPUs, how many recipes have runs of both).
 
-    Least squares with an effect of each recipe, from those that have runs of both; the interval is Student's. Both are
-    NaN where there are too few.
+    Least squares with an effect of each recipe, from those that have runs of both; NaN where there are too few.
     """
     groups = [
         pd.DataFrame({"top1": tops(group), "on_gpu": [float(devices(one).startswith("GPU")) for one in group]})
@@ -91,20 +167,24 @@ def device_effect(records: Iterable[dict]) -> tuple[float, float, int]:
     within = [runs - runs.mean() for runs in groups if runs["on_gpu"].nunique() == 2]
     freedom = sum(map(len, within)) - len(within) - 1
     if freedom < 1:
-        return math.nan, math.nan, len(within)
+        return Difference(math.nan, math.nan, math.nan), len(within)
     top1, on_gpu = pd.concat(within).to_numpy().T
     effect = top1 @ on_gpu / (on_gpu @ on_gpu)
     error = math.sqrt(((top1 - effect * on_gpu) ** 2).sum() / freedom / (on_gpu @ on_gpu))
-    return float(effect), float(scipy.stats.t.ppf(0.975, freedom)) * error, len(within)
+    return Difference(float(effect), error, freedom), len(within)
 
 
-def outcome(difference: float, half: float, seeds: int, deviation: float) -> Outcome:
-    """What a difference of so many points says, give or take `half`.
+def holm(p: pd.Series) -> pd.Series:
+    """The p values of several tests corrected for how many they are, so that all together err in 5 % (Holm 1979)."""
+    ordered = p.sort_values()
+    return (ordered * np.arange(len(p), 0, -1)).cummax().clip(upper=1).reindex(p.index)
 
-    seeds: the fewer of the two's; from one seed nothing follows where the difference is below the `deviation` of seeds.
-    """
-    if math.isnan(half) or (seeds == 1 and abs(difference) < deviation):
+
+def outcome(difference: Difference) -> Outcome:
+    """What a difference to the base says, from its 95 % interval."""
+    points, half = difference.points, difference.half
+    if math.isnan(half):
         return Outcome.UNDECIDED
-    if abs(difference) > half:
-        return Outcome.BETTER if difference > 0 else Outcome.WORSE
-    return Outcome.ALIKE if abs(difference) + half < MARGIN else Outcome.UNDECIDED
+    if abs(points) > half:
+        return Outcome.BETTER if points > 0 else Outcome.WORSE
+    return Outcome.ALIKE if abs(points) + half < MARGIN else Outcome.UNDECIDED

@@ -1,5 +1,6 @@
 """The comparisons of notebook 05: the axes, the runs that are made of them, and what is made of the records."""
 
+import collections
 import dataclasses
 import math
 
@@ -159,10 +160,18 @@ def test_every_recorded_ablation_is_one_of_the_plan():
 
 
 def test_unknown_ablations_are_named():
-    with pytest.raises(InputError, match="unknown ablation 'colour': choose from first, all, strides"):
+    with pytest.raises(InputError, match="unknown ablation 'colour': choose from claims, first, all, strides"):
         ablations.plan(["colour"])
     with pytest.raises(InputError, match=r"unknown variant of dropout '0.3': choose from 0, 0\.2"):
         ablations.plan(["dropout/0.3"])
+
+
+def test_the_runs_of_claims_are_as_many_seeds_of_each_side_as_are_planned():
+    planned = ablations.plan(["claims"])
+    assert planned[0].variant in ("base", "optimizer-paper") and len(planned) == len(set(planned))
+    counts = collections.Counter(made.variant for made in planned)
+    assert counts["dropout-0.2"] == counts["base"] == counts["optimizer-paper"] == 10
+    assert counts["augmentation-cutmix"] == 3 and counts["strides-0-lowered"] == 1
 
 
 def write(folder, made, top1=60.0):

@@ -57,7 +57,8 @@ def test_a_claim_about_two_variants():
     tests = differences({"base": [60.0, 60.2], "paper": [50.0], "original": [58.0]}, "optimizer")
     (row,) = tests[tests["axis"] == "optimizer"].itertuples()
     assert (row.variant, row.against, row.difference, row.seeds, row.seeds_against) == ("original", "paper", 8.0, 1, 1)
-    assert 0 < row.low < 8 < row.high and row.verdict == Verdict.HOLDS
+    assert 0 < row.low < 8 < row.high and row.p_holds < 0.05
+    assert verdict(tests, row.claim) == Verdict.UNDECIDED  # one seed each does not do for this and ten other tests
     evidence = tables.claims(tests).set_index("claim")["evidence"][row.claim]
     assert evidence.startswith("original against paper: +8.00 points, 95 % +") and evidence.endswith("(1 and 1 runs)")
 
@@ -67,7 +68,7 @@ def test_a_claim_about_one_of_several_variants():
     below = {name: [58.0] for name in ("trivialaugment", "erasing", "cutmix", "mixup")}
     assert verdict(differences(base | {"mixup": [58.0]}, "augmentation"), text) == Verdict.UNDECIDED
     assert verdict(differences(base | below, "augmentation"), text) == Verdict.FAILS
-    assert verdict(differences(base | below | {"mixup": [63.0]}, "augmentation"), text) == Verdict.HOLDS
+    assert verdict(differences(base | below | {"mixup": [64.0]}, "augmentation"), text) == Verdict.HOLDS
 
 
 def test_versions_are_compared_at_no_more_macs(tmp_path):

@@ -3,33 +3,78 @@
 import dataclasses
 import math
 
+import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 from records import record_of
 
 from mnv3lib import recipe
 from mnv3lib.study import ablations, statistics
-from mnv3lib.study.statistics import Outcome, Spread
+from mnv3lib.study.statistics import Difference, Outcome, Seeds, Spread
 
 
 def seeds(made, tops, **fields):
     return [record_of(dataclasses.replace(made, seed=seed), top1, **fields) for seed, top1 in enumerate(tops)]
 
 
-def test_the_spread_is_pooled_over_the_recipes_with_several_seeds():
+def test_the_spread_is_pooled_where_recipes_do_not_differ_in_it():
     made = ablations.recipes("dropout")
     records = seeds(made["0"], [60.0, 60.4, 60.8]) + seeds(made["0.2"], [50.0, 51.0])
     alone = record_of(ablations.recipes("nonlinearity")["relu"], 10.0)
-    assert statistics.seed_spread([*records, alone]) == (pytest.approx(math.sqrt((2 * 0.16 + 0.5) / 3)), 3)
+    assert statistics.seed_spread([*records, alone]) == (pytest.approx(math.sqrt((2 * 0.16 + 0.5) / 3)), 3, True)
     spread = statistics.seed_spread([alone])
     assert math.isnan(spread.deviation) and spread.freedom == 0 and math.isnan(spread.reach(1, 1))
 
 
+def test_the_spread_of_recipes_that_differ_in_it_is_found_again():
+    """Drawn from the model itself: variances 0.25 * 6 / chi-squared(6), and seeds of a normal distribution."""
+    random = np.random.default_rng(0)
+    groups = [[60 + n for n in random.normal(0, math.sqrt(1.5 / random.chisquare(6)), 5)] for _ in range(300)]
+    records = [
+        record_of(recipe.make(width=0.25, crop=2, learning_rate=0.1 + number / 1000, seed=seed), top1)
+        for number, tops in enumerate(groups)
+        for seed, top1 in enumerate(tops)
+    ]
+    spread = statistics.seed_spread(records)
+    assert spread.deviation == pytest.approx(0.5, rel=0.1) and 4 < spread.freedom < 9
+
+
+def test_a_difference_is_welchs_where_nothing_else_is_known():
+    first, second = pd.Series([60.0, 60.5, 61.4, 60.2]), pd.Series([58.0, 59.9, 61.0])
+    found = Spread(1.0, 1e-9).difference(statistics.of(first), statistics.of(second))
+    theirs = scipy.stats.ttest_ind(first, second, equal_var=False)
+    interval = theirs.confidence_interval(0.95)
+    assert (found.points - found.half, found.points + found.half) == pytest.approx((interval.low, interval.high))
+    assert found.p_outside(-math.inf, 0) == pytest.approx(theirs.pvalue)
+
+
+def test_a_recipe_that_varies_more_has_the_wider_interval():
+    spread, base = Spread(0.5, 4), Seeds(60.0, 6, 0.5)
+    steady, shaky = (spread.difference(Seeds(61.0, 3, deviation), base) for deviation in (0.2, 2.0))
+    alone = spread.difference(Seeds(61.0, 1, math.nan), base)
+    assert steady.half < alone.half < shaky.half
+
+
+def test_no_difference_is_shown_by_two_one_sided_tests():
+    inside, edge, outside = (Difference(points, 0.2, 20) for points in (0.1, 1.0, 2.0))
+    one_sided = scipy.stats.t.sf(0.9 / 0.2, 20)
+    assert inside.p_within(-1, 1) == pytest.approx(2 * one_sided)
+    assert edge.p_within(-1, 1) == edge.p_outside(-1, 1) == 1
+    assert outside.p_outside(-1, 1) == pytest.approx(2 * scipy.stats.t.sf(5, 20)) and outside.p_within(-1, 1) == 1
+
+
+def test_holm_has_the_published_values():
+    """statsmodels' documentation of multipletests has no table; worked by hand: 4 x 0.01, 3 x 0.015, 2 x 0.02, 0.04."""
+    p = pd.Series([0.04, 0.01, 0.02, 0.015])
+    assert statistics.holm(p).tolist() == pytest.approx([0.045, 0.04, 0.045, 0.045])
+
+
 def test_how_many_runs_it_takes():
-    """By Student's t of 20 degrees of freedom, 2.086: 2.086 * sqrt(2 / 9) is 0.983, with 8 runs it is above 1."""
-    spread = Spread(1.0, 20)
-    assert spread.reach(1, 1) == pytest.approx(2.95, abs=0.005)  # 2.086 * sqrt(2)
-    assert spread.seeds_within(1.0) == 9 and spread.reach(9, 9) < 1 < spread.reach(8, 8)
+    """With a spread known well it is the normal distribution's: 1.96 * sqrt(2 / 8) is 0.98, with 7 runs 1.05."""
+    spread = Spread(1.0, 1e6)
+    assert spread.reach(1, 1) == pytest.approx(2.77, abs=0.005)
+    assert spread.seeds_within(1.0) == 8 and spread.reach(8, 8) < 1 < spread.reach(7, 7)
     assert Spread(0.001, 20).seeds_within(1.0) == 1
 
 
@@ -53,24 +98,23 @@ def test_the_effect_of_the_place_is_a_paired_test_where_runs_are_paired():
         for crop, top1 in enumerate(tops)
     ]
     records += seeds(recipe.make(width=0.25, crop=4), [70.0, 70.0])  # on CPUs alone: tells nothing
-    effect, half, recipes = statistics.device_effect(records)
+    effect, recipes = statistics.device_effect(records)
     theirs = scipy.stats.ttest_rel(on_gpu, on_cpu).confidence_interval(0.95)
-    assert recipes == 3 and (effect - half, effect + half) == pytest.approx((theirs.low, theirs.high))
-    assert statistics.outcome(effect, half, recipes, 0.0) == Outcome.UNDECIDED
-    assert math.isnan(statistics.device_effect(records[:3] + records[6:])[0])
+    assert recipes == 3
+    assert (effect.points - effect.half, effect.points + effect.half) == pytest.approx((theirs.low, theirs.high))
+    assert statistics.outcome(effect) == Outcome.UNDECIDED
+    assert math.isnan(statistics.device_effect(records[:3] + records[6:])[0].points)
 
 
 @pytest.mark.parametrize(
-    ("difference", "half", "seeds", "expected"),
+    ("points", "half", "expected"),
     [
-        (1.2, 1.0, 3, Outcome.BETTER),
-        (-0.4, 0.3, 3, Outcome.WORSE),
-        (0.2, 0.7, 3, Outcome.ALIKE),
-        (0.2, 0.9, 3, Outcome.UNDECIDED),
-        (0.2, 0.7, 1, Outcome.UNDECIDED),  # below the deviation between seeds, and one seed alone
-        (0.5, 0.4, 1, Outcome.BETTER),
-        (5.0, math.nan, 1, Outcome.UNDECIDED),
+        (1.2, 1.0, Outcome.BETTER),
+        (-0.4, 0.3, Outcome.WORSE),
+        (0.2, 0.7, Outcome.ALIKE),
+        (0.2, 0.9, Outcome.UNDECIDED),
+        (5.0, math.nan, Outcome.UNDECIDED),
     ],
 )
-def test_outcome(difference, half, seeds, expected):
-    assert statistics.outcome(difference, half, seeds, deviation=0.3) == expected
+def test_outcome(points, half, expected):
+    assert statistics.outcome(Difference(points, half / scipy.stats.t.ppf(0.975, 20), 20)) == expected
