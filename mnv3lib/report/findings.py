@@ -33,6 +33,9 @@ def numbers(
         "versions": tests[tests["axis"].isna()].dropna(subset=["difference"]).to_dict("records"),
         "ablation": lambda axis, variant: rows.get((axis, variant)),
         "spread": spread,
+        "base_deviation": next(
+            (row["spread"] for row in rows.values() if not row["outcome"] and row["seeds"] > 1), None
+        ),
         "speed": speed.to_dict("records"),
         "front": front(speed).to_dict("records"),
         "equal": equal(speed, spread.reach(1, 1)),

@@ -11,7 +11,7 @@ from mnv3lib.deploy import timing
 from mnv3lib.errors import InputError
 from mnv3lib.recipe import short
 from mnv3lib.report import findings, tables
-from mnv3lib.study import claims, results
+from mnv3lib.study import axes, claims, results
 
 MARKERS = ("<!-- results: written by mnv3 report -->", "<!-- end of results -->")
 TEMPLATES = Environment(loader=PackageLoader("mnv3lib.report"), autoescape=lambda name: name.endswith(".html.j2"))
@@ -36,6 +36,7 @@ def render(template: str, models: Path | None = None, **values) -> str:
         "runs": tables.runs(recorded),
         "goals": results.goals(recorded).to_dict("records"),
         "claims": tables.claims(tests),
+        "planned": axes.read().planned,
     }
     return TEMPLATES.get_template(template).render(said | values)
 

@@ -15,7 +15,7 @@ VERSIONS = "V3 is more accurate than V2, and V2 than V1, at no more MACs"
 
 
 class Verdict(enum.StrEnum):
-    """On a claim."""
+    """On a claim, or on one of the differences that test it."""
 
     HOLDS = "holds"
     FAILS = "does not hold"
@@ -24,7 +24,9 @@ class Verdict(enum.StrEnum):
 
 
 LEVEL = 0.05  # of all tests of claims together
-COLUMNS = "claim axis question every variant against difference low high seeds seeds_against p_holds p_fails".split()
+COLUMNS = (
+    "claim axis question every variant against difference low high seeds seeds_against p_holds p_fails verdict".split()
+)
 COLUMNS += "macs macs_against weight_decay weight_decay_against".split()
 
 
@@ -34,8 +36,9 @@ def tests(table: pd.DataFrame, models: pd.DataFrame, spread: Spread) -> pd.DataF
     Columns: claim (its text), axis (missing for the claim about versions), question (whether it is only asked), every
     (whether the claim is about all of its differences, or about one of them), variant and against (what is set beside
     what), difference (points of top-1), low and high (its 95 % interval), seeds and seeds_against (how many), p_holds
-    and p_fails (of the tests that it lies, and that it does not lie, where the claim says), and for versions macs,
-    weight_decay and both of what it is set against. What was not run has no numbers.
+    and p_fails (of the tests that it lies, and that it does not lie, where the claim says), verdict (on this difference
+    alone, as if it were the only test), and for versions macs, weight_decay and both of what it is set against. What
+    was not run has no numbers.
     """
     rows = _of_versions(models, spread)
     for claim in axes.read().claims:
@@ -77,7 +80,7 @@ def _of_claim(claim: Claim, rows: pd.DataFrame, spread: Spread) -> list[dict]:
     about = {"claim": claim.text, "axis": claim.axis, "question": claim.question, "every": claim.every}
     tested, measured = [], rows[["top1", "seeds", "spread"]].to_dict("index")
     for name in claim.variants:
-        row = about | {"variant": name, "against": against}
+        row = about | {"variant": name, "against": against, "verdict": Verdict.MISSING}
         if name in measured and against in measured:
             row |= measured[name] | {f"{key}_against": value for key, value in measured[against].items()}
             row |= _tested(row, spread, claim.low, claim.high)
@@ -100,7 +103,7 @@ def _of_versions(models: pd.DataFrame, spread: Spread) -> list[dict]:
         pairs = usual[version == older].merge(usual[version == newer], on="epochs", suffixes=("_against", ""))
         pairs = pairs[pairs["macs"] <= pairs["macs_against"]].rename(columns={"variant_against": "against"})
         best = pairs.loc[pairs.groupby("against", sort=False)["top1"].idxmax()].to_dict("records")
-        missing = about | {"variant": newer, "against": older}
+        missing = about | {"variant": newer, "against": older, "verdict": Verdict.MISSING}
         tested += [about | pair | _tested(pair, spread, 0, math.inf) for pair in best] or [missing]
     return tested
 
@@ -109,5 +112,7 @@ def _tested(pair: dict, spread: Spread, least: float, most: float) -> dict:
     """By how much top1 is above top1_against, and whether that lies between `least` and `most` points."""
     sides = (Seeds(*(pair[f"{name}{side}"] for name in ("top1", "seeds", "spread"))) for side in ("", "_against"))
     found = spread.difference(*sides)
-    tested = {"p_holds": found.p_within(least, most), "p_fails": found.p_outside(least, most)}
+    holds, fails = found.p_within(least, most), found.p_outside(least, most)
+    verdict = Verdict.HOLDS if holds < LEVEL else Verdict.FAILS if fails < LEVEL else Verdict.UNDECIDED
+    tested = {"p_holds": holds, "p_fails": fails, "verdict": verdict}
     return {"difference": found.points, "low": found.points - found.half, "high": found.points + found.half} | tested
