@@ -34,7 +34,7 @@ def numbers(
         "ablation": lambda axis, variant: rows.get((axis, variant)),
         "spread": spread,
         "base_deviation": next(
-            (row["spread"] for row in rows.values() if not row["outcome"] and row["seeds"] > 1), None
+            (row["spread"] for row in rows.values() if pd.isna(row["outcome"]) and row["seeds"] > 1), None
         ),
         "speed": speed.to_dict("records"),
         "front": front(speed).to_dict("records"),
