@@ -21,6 +21,7 @@ from mnv3lib.report import running
 NOTEBOOK = ROOT / "notebooks" / "02_train.ipynb"
 # The fields that the notebook has a parameter of its own for; the others go through `changes`.
 PARAMETERS = ("recipe", "model", "width", "epochs", "batch_size", "seed", "dataset")
+FOUND = ("num_classes", "data_digest", "start")  # and these are of the images, and of the network to start from
 NAMED = ("recipe", "model", "width", "dataset", "split", "variant", "seed")  # what the name of a run has
 POLL = 2.0  # seconds between two looks at the runs in progress
 
@@ -34,6 +35,7 @@ class Job:
     checkpoints: Path
     executed: Path
     data: Path | None = None
+    start: str | None = None
     threads: int = 1
     weights: bool = True
 
@@ -54,7 +56,7 @@ class Job:
         return checkpoint.epochs_done(checkpoint.folder_of(self.recipe, self.checkpoints))
 
 
-def grid(**fields) -> list[Recipe]:
+def grid(make: Callable[..., Recipe] = recipe.make, **fields) -> list[Recipe]:
     """All combinations of the values given: grid(model=["v2", "v1"], seed=[0, 1], epochs=10) are four recipes.
 
     A field is given one value or a list of them; of `image_sizes`, a list counts as one value. Where fields that no
@@ -63,7 +65,7 @@ def grid(**fields) -> list[Recipe]:
     for name, value in fields.items():
         several = isinstance(value, list) and (name != "image_sizes" or any(isinstance(one, list) for one in value))
         fields[name] = value if several else [value]
-    made = [recipe.make(**dict(zip(fields, chosen, strict=True))) for chosen in itertools.product(*fields.values())]
+    made = [make(**dict(zip(fields, chosen, strict=True))) for chosen in itertools.product(*fields.values())]
     unnamed = [name for name in fields if name not in NAMED and len({getattr(one, name) for one in made}) > 1]
     return [_named(one, unnamed) for one in made]
 
@@ -111,9 +113,13 @@ def run_job(job: Job) -> None:
         return
     made = job.recipe.as_dict()
     own = {name: made[name] for name in PARAMETERS}
-    default = recipe.make(**own).as_dict()
+    default = recipe.make(**own | {name: made[name] for name in FOUND}).as_dict()
+    changes = {name: value for name, value in made.items() if value != default[name]}
+    if made["data_digest"]:
+        changes["data_digest"] = made["data_digest"]  # so that other images are noticed
     parameters = own | {
-        "changes": {name: value for name, value in made.items() if value != default[name]},
+        "changes": changes,
+        "start": job.start,
         "threads": job.threads,
         "data_folder": None if job.data is None else str(job.data),
         "save_to": str(job.models),
