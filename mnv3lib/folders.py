@@ -210,7 +210,7 @@ def _read(folder: Path, paths: list[Path], size: int) -> tuple[torch.Tensor, lis
         except InputError as error:
             broken.append([index, str(error)])
     images = np.stack(images) if images else np.empty((0, size, size, 3), np.uint8)
-    with suppress(OSError):  # without room in the cache it is read again the next time
+    with suppress(OSError, InputError):  # without a place in the cache they are read again the next time
         with replacing(kept) as temporary, temporary.open("wb") as file:
             np.savez(file, images=images, broken=json.dumps(broken), content=content.hexdigest())
         for old in set(kept.parent.glob(f"{size}-*.npz")) - {kept}:

@@ -21,7 +21,6 @@ from mnv3lib.report import running
 NOTEBOOK = ROOT / "notebooks" / "02_train.ipynb"
 # The fields that the notebook has a parameter of its own for; the others go through `changes`.
 PARAMETERS = ("recipe", "model", "width", "epochs", "batch_size", "seed", "dataset")
-FOUND = ("num_classes", "data_digest", "start")  # and these are of the images, and of the network to start from
 NAMED = ("recipe", "model", "width", "dataset", "split", "variant", "seed")  # what the name of a run has
 POLL = 2.0  # seconds between two looks at the runs in progress
 
@@ -113,10 +112,11 @@ def run_job(job: Job) -> None:
         return
     made = job.recipe.as_dict()
     own = {name: made[name] for name in PARAMETERS}
-    default = recipe.make(**own | {name: made[name] for name in FOUND}).as_dict()
-    changes = {name: value for name, value in made.items() if value != default[name]}
-    if made["data_digest"]:
-        changes["data_digest"] = made["data_digest"]  # so that other images are noticed
+    if job.recipe.data_digest or job.recipe.start:  # whose fields follow from the images and that network: all are said
+        changes = {name: value for name, value in made.items() if name not in (*PARAMETERS, "start")}
+    else:
+        default = recipe.make(**own).as_dict()
+        changes = {name: value for name, value in made.items() if value != default[name]}
     parameters = own | {
         "changes": changes,
         "start": job.start,

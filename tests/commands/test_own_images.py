@@ -73,6 +73,9 @@ def test_the_whole_way(place, capsys):
     pixels = np.stack([as_pixels(load_image(file), 24).numpy() for file in files])
     (logits,) = session.run(None, {"images": pixels.transpose(0, 3, 1, 2).astype("float32") / 255})
     assert [classes[best] for best in logits.argmax(1)] == [guess["class"] for guess in guesses]
+    out, _ = said(capsys, "latency", TUNED, "--batch", "1", "--threads", "1", "--seconds", "0.01", "--format", "json")
+    assert [row["size"] for row in json.loads(out)] == [24]
+    assert " no" not in said(capsys, "verify", FIRST)[0].replace("yes", "")
 
 
 def test_what_is_wrong_is_one_line(place, capsys):
