@@ -11,11 +11,14 @@ _PLACES = {
     "build": "networks",
     "load": "store",
     "predict": "inference",
+    "train": "transfer",
 }
 __all__ = list(_PLACES)
 
 
 def __getattr__(name: str):
+    if name == "data":  # as in mnv3lib.data.folder(...)
+        return import_module("mnv3lib.data")
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)

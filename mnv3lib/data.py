@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -54,7 +54,8 @@ class Split:
 class Dataset:
     """A training and a test set with the names of their classes and the normalisation that belongs to them.
 
-    `mean` and `std` are per channel, for pixels in [0, 1].
+    `mean` and `std` are per channel, for pixels in [0, 1]. Images of one's own have a `digest` by which they are known,
+    the files of their test set, and `facts` for the record; see folders.
     """
 
     name: str
@@ -63,21 +64,61 @@ class Dataset:
     classes: tuple[str, ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    digest: str = ""
+    test_files: tuple[Path, ...] = ()
+    facts: dict = field(default_factory=dict)
 
 
-def load(name: str = "cifar100", folder: str | os.PathLike | None = None) -> Dataset:
-    """The data set called `name`: cifar100 or digits.
+def load(name: str = "cifar100", folder: str | os.PathLike | None = None, size: int = 32, **options) -> Dataset:
+    """The data set called `name`: cifar100, digits, or, under any other name, one's own images in `folder`.
 
     CIFAR-100 is looked for in `folder`, else in the folder that MNV3_DATA names, else in ./data, and downloaded there
     if it is missing. Raises InputError if `folder` does not exist, if the data can be neither found nor downloaded, or
-    if a file is damaged.
+    if a file is damaged. `size` and `options` are for images of one's own; see folders.load.
     """
+    if name not in CLASSES and folder:
+        from mnv3lib import folders  # which stands on this module
+
+        return folders.load(folder, size, **options)
     choose("data set", name, CLASSES)
     if name == "digits":
         return _digits()
     if folder and not local(folder).is_dir():  # a slip of the pen, most likely
         raise InputError(f"there is no folder {local(folder)}: make it, or name the one that holds {FOLDER}")
     return _cifar100(cifar100_folder(folder))
+
+
+def folder(path: str | os.PathLike, size: int = 32, **options) -> Dataset:
+    """The images of one's own in a folder, in a folder a class, at `size` pixels a side; see folders.load."""
+    from mnv3lib import folders
+
+    return folders.load(path, size, **{"log": print} | options)
+
+
+def name_of(folder: str | os.PathLike | None) -> str:
+    """What a folder that a person named holds: cifar100, if it is there or nothing is, else images of one's own."""
+    if not folder or not (base := local(folder)).is_dir() or not any(base.iterdir()):
+        return "cifar100"
+    return "cifar100" if any((base / name).exists() for name in ("train.bin", FOLDER)) else "own-images"
+
+
+def of_run(record: dict, folder: str | os.PathLike | None = None) -> Dataset | None:
+    """The data set that the run of a record was trained on; None if it is not on this machine, or has changed.
+
+    It is looked for where `load` does, and images of one's own in `folder` or where the record says. Nothing is
+    downloaded.
+    """
+    made, told = record["recipe"], record.get("data", {})
+    name = made["dataset"]
+    if name in CLASSES:
+        return load(name, folder) if name != "cifar100" or available(folder) else None
+    if not folder or name_of(folder) == "cifar100":  # where CIFAR-100 is has been said for other runs
+        folder = told.get("folder")
+    if not folder or not local(folder).is_dir():
+        return None
+    share = {"test_share": told["test_share"]} if told.get("test_share") else {}
+    found = load(name, folder, max(made["image_sizes"]), **share)
+    return found if found.digest == made["data_digest"] else None
 
 
 def cifar100_folder(folder: str | os.PathLike | None = None) -> Path:

@@ -184,13 +184,14 @@ def guess(network: MobileNet, pixels: torch.Tensor, top: int = 5) -> list[list[t
     return [list(zip(*row, strict=True)) for row in zip(named, probabilities.tolist(), strict=True)]
 
 
-def predict(network: MobileNet, images, top: int = 5, size: int = 32) -> "pandas.DataFrame":
+def predict(network: MobileNet, images, top: int = 5, size: int | None = None) -> "pandas.DataFrame":
     """What a trained network sees in one picture or several, each in any of the forms that `picture` takes.
 
     Returns a row a guess, best first: image (the name of its file, or its number where it has none), rank (from 1),
-    class, probability in [0, 1]. `size` is the input in pixels a side, 32 for the networks of the report. Raises
-    InputError on what cannot be read; `label` goes on with the others.
+    class, probability in [0, 1]. `size` is the input in pixels a side, else what the network was trained for.
+    Raises InputError on what cannot be read; `label` goes on with the others.
     """
+    size = size or network.size
     arrays = isinstance(images, np.ndarray | torch.Tensor) and images.ndim < 4
     if arrays or isinstance(images, str | os.PathLike | Image.Image | BYTES) or hasattr(images, "read"):
         images = [images]
@@ -287,13 +288,15 @@ def best(
     return torch.cat([one.indices.cpu() for one in found]), torch.cat([one.values.cpu() for one in found])
 
 
-def best_five(network: MobileNet, split: Split, size: int = 32, batch_size: int = 500) -> dict[str, np.ndarray]:
+def best_five(network: MobileNet, split: Split, size: int = 32) -> dict[str, np.ndarray]:
     """`labels` [n], the five best `classes` [n, 5], best first, and their `probabilities` [n, 5] for every image."""
-    count = min(5, network.architecture.num_classes)
-    classes, probabilities = best(network, split.images, size, count, batch_size)
+    known = network.architecture.num_classes
+    batch_size = max(1, min(500, 500 * 32**2 // size**2))  # of larger images fewer fit into the memory
+    classes, probabilities = best(network, split.images, size, min(5, known), batch_size)
+    kind = np.uint8 if known <= 256 else np.uint16
     return {
-        "labels": split.labels.cpu().numpy().astype(np.uint8),
-        "classes": classes.numpy().astype(np.uint8),
+        "labels": split.labels.cpu().numpy().astype(kind),
+        "classes": classes.numpy().astype(kind),
         "probabilities": probabilities.numpy().astype(np.float32),
     }
 

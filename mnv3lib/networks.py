@@ -172,10 +172,12 @@ class MobileNet(nn.Module):
     from 1x1 on works. The parameter keys of V2 and V3 are torchvision's.
     """
 
-    # What the training set says, with the weights: names of the classes, and mean and deviation per channel in [0, 1].
+    # What goes with the weights: names of the classes, mean and deviation per channel in [0, 1], and the pixels a side
+    # of the images that it was trained for.
     classes: tuple[str, ...] = ()
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    size: int = 32
 
     def __init__(self, architecture: Architecture):
         super().__init__()

@@ -21,8 +21,9 @@ class PointwiseMuon(torch.optim.Muon):
 
 def make(recipe: Recipe, network: nn.Module) -> list[torch.optim.Optimizer]:
     """The optimizers of a recipe; each group of parameters keeps its highest learning rate as `peak`."""
-    kernels = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]  # the others are frozen
+    kernels = [parameter for parameter in trained if parameter.ndim > 1]
+    others = [parameter for parameter in trained if parameter.ndim <= 1]
     optimizers = []
     if recipe.optimizer == "muon":
         pointwise = [p for p in kernels if p.ndim == 4 and p.shape[1] > 1 and p.shape[2:] == (1, 1)]

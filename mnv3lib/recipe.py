@@ -15,6 +15,7 @@ STRIDES = 5  # every one of the four networks halves its input five times, the s
 MAX_WIDTH = 4.0
 DATASETS = {"cifar100": 100, "digits": 10}  # and how many classes each has
 PADDINGS = ("zero", "reflect")
+OWN = r"[a-z0-9][a-z0-9.+-]{0,39}"  # how a data set of one's own may be called
 VARIANT = r"[A-Za-z0-9.+-]{0,60}"
 BEYOND = ("none", "trivialaugment", "erasing", "cutmix", "mixup")  # see data.Beyond
 
@@ -25,8 +26,8 @@ CHOICES = {
     "hard_swish": ("fused", "composed"),
     "squeeze_excitation": ("paper", "none", "all"),
     "initialization": ("torch", "kaiming_normal", "truncated_normal"),
-    "recipe": ("original", "modern"),
-    "dataset": tuple(DATASETS),
+    "recipe": ("original", "modern", "finetune"),
+    "freeze": ("nothing", "norms", "features"),
     "split": ("full", "holdout"),
     "optimizer": ("sgd", "muon", "rmsprop", "adamw"),
     "schedule": ("one_cycle", "cosine", "constant", "step"),
@@ -90,7 +91,7 @@ class Architecture:
         for field in dataclasses.fields(self):
             name, value = field.name, getattr(self, field.name)
             if name in CHOICES:
-                choose({"nonlinearity": "non-linearity", "dataset": "data set"}.get(name, name), value, CHOICES[name])
+                choose({"nonlinearity": "non-linearity"}.get(name, name), value, CHOICES[name])
             elif field.type is bool:
                 choose(name, value, (False, True))
             elif value is None and field.type in (int | None, float | None):
@@ -112,7 +113,10 @@ class Recipe(Architecture):
 
     recipe: the name it goes by; part of the run's name.
     variant: what a comparison calls a changed recipe; part of the run's name too.
-    dataset: cifar100 or digits.
+    dataset: cifar100, digits, or the name of a data set of one's own.
+    data_digest: what such images of one's own are known by; see folders.
+    start: the trained network that it starts from, by its name and digest (see transfer); empty: random weights.
+    freeze: what of that stays as it is: nothing, norms (of the batches) or features (all but the last layer).
     split: full (train on the whole training set, measure on the test set) or holdout (train on 90 % of the training
         set, measure on the other 10 %; for every choice, so that none is made on the test set).
     seed: of the initial weights, the order of the images and the augmentation.
@@ -145,6 +149,9 @@ class Recipe(Architecture):
     recipe: str = "modern"
     variant: str = ""
     dataset: str = "cifar100"
+    data_digest: str = ""
+    start: str = ""
+    freeze: str = "nothing"
     split: str = "full"
     seed: int = 0
     epochs: int = 20
@@ -181,8 +188,13 @@ class Recipe(Architecture):
         object.__setattr__(self, "image_sizes", tuple(self.image_sizes))  # JSON and YAML have lists
         for size in self.image_sizes:
             whole("image_sizes", size, 8, 512)
-        if self.num_classes != DATASETS[self.dataset]:
+        _check_dataset(self.dataset, self.data_digest)
+        if self.num_classes != DATASETS.get(self.dataset, self.num_classes):
             raise InputError(f"num_classes {self.num_classes}: {self.dataset} has {DATASETS[self.dataset]} classes")
+        if not isinstance(self.start, str) or not re.fullmatch(r"[A-Za-z0-9_.+@-]{0,140}", self.start):
+            raise InputError(f"start {self.start!r}: give the name of a run, and after an @ the digest of its weights")
+        if self.freeze != "nothing" and not self.start:
+            raise InputError(f"freeze {self.freeze}: without a network to start from it would hold random weights")
 
     @property
     def run(self) -> str:
@@ -268,6 +280,22 @@ RECIPES = {
         padding="reflect",
         flip="alternating",
     ),
+    # For a network that starts from a trained one.
+    "finetune": dict(
+        epochs=20,
+        batch_size=32,
+        learning_rate=0.05,
+        schedule="one_cycle",
+        warmup=0.2,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=2e-4,
+        label_smoothing=0.05,
+        norm_momentum=0.1,
+        crop=2,
+        padding="reflect",
+        flip="alternating",
+    ),
 }
 
 # `modern` decays the weights of wide networks less, which was found as the rest of it was: V3 Large 0.5 and Small 1.0
@@ -278,19 +306,35 @@ WIDE, WIDE_DECAY = 0.5, 2e-4
 def make(recipe: str = "modern", **changes) -> Recipe:
     """The recipe called `recipe` with some fields changed, e.g. `make("modern", model="v2", width=0.35, seed=1)`.
 
-    `num_classes` follows `dataset`, and the weight decay of `modern` is WIDE_DECAY from the width WIDE on. Raises
-    InputError on an unknown field or an impossible value.
+    `num_classes` follows `dataset`, where that is not one's own, and the weight decay of `modern` is WIDE_DECAY from
+    the width WIDE on. Raises InputError on an unknown field or an impossible value.
     """
     choose("recipe", recipe, RECIPES)
     names = [field.name for field in dataclasses.fields(Recipe)]
     for name in changes:
         choose("field of a recipe", name, names)
     dataset = changes.get("dataset", DEFAULTS["dataset"])
-    choose("data set", dataset, DATASETS)
-    made = Recipe(**{"num_classes": DATASETS[dataset]} | RECIPES[recipe] | changes, recipe=recipe)
+    _check_dataset(dataset, changes.get("data_digest", ""))
+    classes = {"num_classes": DATASETS[dataset]} if dataset in DATASETS else {}
+    made = Recipe(**classes | RECIPES[recipe] | changes, recipe=recipe)
     if recipe == "modern" and made.width >= WIDE and "weight_decay" not in changes:
         made = dataclasses.replace(made, weight_decay=WIDE_DECAY)
     return made
+
+
+def strides_for(size: int) -> int:
+    """How many strides to lower at `size` pixels a side, so that the last maps are about 7 to 8 pixels wide, as in the
+    papers: 3 at 32 px, 2 at 64, 1 at 128, 0 at 224."""
+    return min(STRIDES, max(0, STRIDES - round(math.log2(size / 7.5))))
+
+
+def _check_dataset(name: str, digest: str) -> None:
+    """Raise InputError unless this is a data set that everybody has, or one's own, which has a digest."""
+    if name in list(DATASETS):
+        if digest:
+            raise InputError(f"data_digest {digest!r}: {name} has none")
+    elif not (re.fullmatch(OWN, str(name)) and re.fullmatch("[0-9a-f]{12}", str(digest))):
+        raise InputError(f"unknown data set {name!r}: choose from {', '.join(DATASETS)}, or give a folder of images")
 
 
 def short(model: str) -> str:

@@ -43,14 +43,22 @@ def models_folder() -> Path:
     return place("trained_models", "MNV3_MODELS")
 
 
-def folder_for(made: Recipe) -> Path:
-    """Where a new run goes: `models_folder`, but to build where it is on other data, on a part of it, or shorter.
+def trials_folder() -> Path:
+    """Where runs go that are no models of the report: build/trained_models beside `models_folder`.
 
-    Such a run is a trial and no model of the report, which is made from `models_folder`. MNV3_MODELS takes both.
+    MNV3_MODELS takes both.
+    """
+    folder = models_folder()
+    return folder if os.environ.get("MNV3_MODELS") else folder.parent / "build" / folder.name
+
+
+def folder_for(made: Recipe) -> Path:
+    """Where a new run goes: `models_folder`, or `trials_folder` if it is on other data, on a part of it, or shorter.
+
+    Such a run is a trial and no model of the report, which is made from `models_folder`.
     """
     trial = (made.dataset, made.split) != (DEFAULTS["dataset"], DEFAULTS["split"]) or made.epochs < DEFAULTS["epochs"]
-    folder = models_folder()
-    return folder.parent / "build" / folder.name if trial and not os.environ.get("MNV3_MODELS") else folder
+    return trials_folder() if trial or made.start else models_folder()
 
 
 def run_folder(run: str, folder: Path | None = None) -> Path:
@@ -121,6 +129,7 @@ def save_weights(network: MobileNet, path: Path) -> None:
         "classes": network.classes,
         "mean": network.mean,
         "std": network.std,
+        "size": network.size,
     }
     # One entry: safetensors writes several in an order that differs every time.
     header = {HEADER: json.dumps(facts)}
@@ -136,7 +145,12 @@ def load(run: str, folder: Path | None = None, *, trainable: bool = False) -> Mo
     It is in eval mode and its weights are frozen (no gradients), as guessing wants it; `trainable`: it is in training
     mode and nothing is frozen, for a training loop of your own.
     """
-    return load_weights(_existing(run, folder, WEIGHTS), trainable=trainable)
+    return load_weights(weights_file(run, folder), trainable=trainable)
+
+
+def weights_file(run: str, folder: Path | None = None) -> Path:
+    """The file with the weights of a run."""
+    return _existing(run, folder, WEIGHTS)
 
 
 def load_weights(path: str | os.PathLike, *, trainable: bool = False) -> MobileNet:
@@ -158,6 +172,8 @@ def load_weights(path: str | os.PathLike, *, trainable: bool = False) -> MobileN
             # Copies, since what is mapped from a file that somebody cuts off ends the process.
             state = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (no dict)
         network = fill(architecture, state)
+        network.size = facts.get("size", 32)
+        whole("size", network.size, 1, 512)
         return describe(network, classes, mean, std).train(trainable).requires_grad_(trainable)
 
 
@@ -222,6 +238,8 @@ def load_record(run: str, folder: Path | None = None) -> dict:
         made = {name: value for name, value in record["recipe"].items() if name in DEFAULTS}
         classes = CLASSES.get(made.get("dataset", DEFAULTS["dataset"]), ())
         record["recipe"] = Recipe(**{"num_classes": len(classes) or DEFAULTS["num_classes"]} | made).as_dict()
+        if record["recipe"]["data_digest"]:
+            _check_own(record["data"], record["recipe"]["num_classes"])
         whole("parameters", record["parameters"], 0, 10**12)
         within("macs", record["macs"], 0, 1e15)
         for name in ("seconds", "images_per_second"):
@@ -238,6 +256,15 @@ def load_record(run: str, folder: Path | None = None) -> dict:
             if not isinstance(entry.get("environment", {}), dict):
                 raise InputError(f"its run went on in {one_line(repr(entry['environment']), 50)}")
     return record
+
+
+def _check_own(told: dict, classes: int) -> None:
+    """Raise InputError unless a record tells enough of a person's own images."""
+    names = told["classes"]
+    if len(names) != classes or not all(isinstance(name, str) for name in [*names, told["folder"]]):
+        raise InputError("its data has other classes than its recipe, or no folder")
+    if told["test_share"] is not None:
+        within("test_share", told["test_share"], 0, 1)
 
 
 def load_history(run: str, folder: Path | None = None) -> "pandas.DataFrame":

@@ -39,6 +39,7 @@ def train(
     recipe: Recipe,
     *,
     dataset: Dataset | None = None,
+    start: MobileNet | None = None,
     models: Path | None = None,
     checkpoints: Path | None = None,
     device: torch.device | None = None,
@@ -50,9 +51,10 @@ def train(
     """Make the run that `recipe` defines, or go on with it, and return its record.
 
     A run that has its record in the folder `models` (else store.folder_for's) already is not made again, unless
-    `overwrite`; see `made_already` for what is refused. The checkpoint of a run in progress lies in `checkpoints`, and
-    goes when the run is written. Without `weights` only record and history are kept. What `more` returns goes into the
-    record too.
+    `overwrite`; see `made_already` for what is refused. Images of one's own come as `dataset`, and what `recipe` starts
+    from as `start`, both as they were given to transfer.plan. The checkpoint of a run in progress lies in
+    `checkpoints`, and goes when the run is written. Without `weights` only record and history are kept. What `more`
+    returns goes into the record too.
     """
     models = models or store.folder_for(recipe)
     folder = checkpoint.folder_of(recipe, checkpoints)
@@ -60,8 +62,10 @@ def train(
         record = None if overwrite else made_already(recipe, models, weights)
         if record is None:
             dataset = dataset or data.load(recipe.dataset)
-            fit = fit_recipe(recipe, dataset, state=folder / checkpoint.STATE, device=device, log=log)
+            fit = fit_recipe(recipe, dataset, start, state=folder / checkpoint.STATE, device=device, log=log)
             record = describe(fit) | more(fit, dataset)
+            if dataset.facts:
+                record["data"] = dataset.facts
             store.save(models, record, fit.history, *((fit.network, fit.predictions) if weights else (None, None)))
         else:
             log(f"{recipe.run} is in {models} already")
@@ -113,6 +117,7 @@ def describe(fit: Fit) -> dict:
 def fit_recipe(
     recipe: Recipe,
     dataset: Dataset,
+    start: MobileNet | None = None,
     *,
     state: Path | None = None,
     device: torch.device | None = None,
@@ -121,6 +126,7 @@ def fit_recipe(
 ) -> Fit:
     """Train the network of `recipe` on `dataset`, epoch by epoch, and measure it after the last.
 
+    `start` is the trained network that it begins as, where the recipe names one.
     With `state`, a file, a checkpoint is written there after every epoch, and a run found there goes on, also on
     another device. `until` is the epoch after which to stop, instead of the recipe's last. On one CPU with one number
     of threads it ends with the same weights, bit for bit, as a run never stopped, or as another of the same seed. Other
@@ -135,6 +141,12 @@ def fit_recipe(
     torch.manual_seed(recipe.seed)
     network = MobileNet(recipe.architecture)
     network.classes, network.mean, network.std = dataset.classes, dataset.mean, dataset.std
+    network.size = recipe.image_sizes[-1]
+    if bool(recipe.start) != (start is not None):
+        raise InputError(f"start {recipe.start!r}: give that network, and none without it")
+    if start is not None:
+        begin(network, start)
+    freeze(network, recipe.freeze)
     network.to(device, memory_format=torch.channels_last)
     several = optimizers.make(recipe, network)
     here = {"commit": provenance.commit(), "environment": provenance.environment(device)}
@@ -165,6 +177,31 @@ def fit_recipe(
     if predictions is None:
         predictions = best_five(network, test_split, recipe.image_sizes[-1])
     return Fit(recipe, network.eval(), history, predictions, origin)
+
+
+def begin(network: MobileNet, source: MobileNet) -> None:
+    """Give `network` the weights of `source`, but for the last layer, and its normalisation, which they are used to."""
+    last = f"classifier.{len(network.classifier) - 1}."
+    mine, theirs = (
+        {key: value for key, value in one.state_dict().items() if not key.startswith(last)} for one in (network, source)
+    )
+    for key in [*mine, *theirs]:
+        if key not in mine or key not in theirs or mine[key].shape != theirs[key].shape:
+            raise InputError(
+                f"the network to start from has another {key}: leave model, width and layers as it has them"
+            )
+    network.load_state_dict(theirs, strict=False)
+    network.mean, network.std = source.mean, source.std
+
+
+def freeze(network: MobileNet, what: str) -> None:
+    """Keep a part of a network in training as it is: nothing, norms, or features, which is all but the last layer."""
+    if what == "features":
+        network.requires_grad_(False)
+        network.classifier[-1].requires_grad_(True)
+    for module in network.modules() if what != "nothing" else ():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval().requires_grad_(False)
 
 
 def _autocast(device: torch.device) -> torch.autocast:
@@ -240,7 +277,7 @@ def train_epoch(
     steps = data.steps(split, recipe.batch_size)
     torch.manual_seed(recipe.seed * 100_003 + epoch)  # of dropout and of augmentation beyond crop and flip
     beyond = Beyond(recipe.augmentation, recipe.num_classes)
-    network.train()
+    freeze(network.train(), recipe.freeze)
     moved = dict(crop=recipe.crop, padding=recipe.padding, flip=recipe.flip)
     batches = data.epoch_batches(split, batch_size=recipe.batch_size, seed=recipe.seed, epoch=epoch, **moved)
     loss_sum, hits, images, rate = torch.zeros((), device=device), torch.zeros((), device=device), 0, 0.0

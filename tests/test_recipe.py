@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mnv3lib import Architecture, InputError, Recipe
-from mnv3lib.recipe import RECIPES, is_usual, make
+from mnv3lib.recipe import RECIPES, is_usual, make, strides_for
 
 # Another permitted value for each field; what must change with it is in the second dictionary.
 OTHER = {
@@ -29,6 +29,9 @@ OTHER = {
     "recipe": "original",
     "variant": "wide",
     "dataset": "digits",
+    "data_digest": "0123456789ab",
+    "start": "mobilenet_v2_0.5@0123456789ab",
+    "freeze": "norms",
     "split": "holdout",
     "seed": 1,
     "epochs": 21,
@@ -52,7 +55,12 @@ OTHER = {
     "augmentation": "cutmix",
     "image_sizes": (24, 32),
 }
-WITH_IT = {"num_classes": {"dataset": "digits"}, "dataset": {"num_classes": 10}}
+WITH_IT = {
+    "num_classes": {"dataset": "digits"},
+    "dataset": {"num_classes": 10},
+    "data_digest": {"dataset": "flowers"},
+    "freeze": {"start": "mobilenet_v2_0.5@0123456789ab"},
+}
 FIELDS = [field.name for field in dataclasses.fields(Recipe)]
 
 
@@ -101,6 +109,12 @@ WRONG = [
     (dict(variant="x" * 61), "variant.*60"),
     (dict(variant=3), "variant 3"),
     (dict(dataset="cifar10"), "data set 'cifar10'.*cifar100, digits"),
+    (dict(dataset="my flowers", data_digest="0123456789ab"), "data set 'my flowers'"),
+    (dict(dataset="flowers", data_digest="../0123456789"), "data set 'flowers'"),
+    (dict(data_digest="0123456789ab"), "data_digest '0123456789ab': cifar100 has none"),
+    (dict(start="a/b"), "start 'a/b'"),
+    (dict(freeze="all"), "freeze 'all'.*nothing, norms, features"),
+    (dict(freeze="norms"), "freeze norms.*start"),
     (dict(split="test"), "split 'test'.*full, holdout"),
     (dict(seed=-1), "seed -1"),
     (dict(seed=0.5), "seed 0.5"),
@@ -180,6 +194,15 @@ def test_modern_decays_wide_networks_less():
     assert {make(model="v2", width=width).weight_decay for width in (0.5, 1, 1.4)} == {2e-4}
     assert make(width=1.0, weight_decay=5e-4).weight_decay == 5e-4
     assert make("original", width=1.0).weight_decay == 0
+
+
+def test_recorded_digests_stay_what_they_were():
+    assert make(width=0.25).digest == "7ec386116aec"  # a run in progress is found again by it
+
+
+def test_strides_follow_the_size_so_that_the_last_maps_are_about_as_wide_as_in_the_papers():
+    assert [strides_for(size) for size in (32, 64, 128, 224)] == [3, 2, 1, 0]
+    assert all(5 <= math.ceil(size / 2 ** (5 - strides_for(size))) <= 11 for size in range(28, 300))
 
 
 def test_usual_is_modern_as_it_stands():

@@ -24,6 +24,7 @@ def make_network(seed=0):
     torch.manual_seed(seed)
     network = build("v3_small", width=0.25, num_classes=10, penultimate=32, nonlinearity="relu")
     network.classes, network.mean, network.std = tuple("0123456789"), (0.1, 0.2, 1 / 3), (0.4, 0.5, 2 / 3)
+    network.size = 48
     network.train()(torch.randn(8, 3, 16, 16))
     return network
 
@@ -72,7 +73,7 @@ def old_header(path):
     """What the header of the weights would have been before all of it was one entry."""
     with safe_open(path, framework="pt") as file:
         facts = json.loads(file.metadata()[store.HEADER])
-    return {"format": "mnv3lib-1"} | {name: json.dumps(value) for name, value in facts.items()}
+    return {"format": "mnv3lib-1"} | {name: json.dumps(value) for name, value in facts.items() if name != "size"}
 
 
 def rewrite(path, change=None, **header):
@@ -89,6 +90,7 @@ def test_network_comes_back_bit_for_bit(folder):
     saved, loaded = make_network(), mnv3lib.load(RUN, folder)
     assert loaded.architecture == saved.architecture
     assert (loaded.classes, loaded.mean, loaded.std) == (saved.classes, saved.mean, saved.std)
+    assert loaded.size == saved.size == 48
     assert not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     before, after = saved.state_dict(), loaded.state_dict()

@@ -3,7 +3,8 @@
 import argparse
 import json
 
-from mnv3lib.commands.options import add_shared, note, use_threads
+from mnv3lib.commands.options import add_shared, note, path, use_threads
+from mnv3lib.errors import InputError
 
 
 def add(command) -> None:
@@ -15,16 +16,28 @@ def add(command) -> None:
         "--details", action="store_true", help="by class and superclass, confusion and calibration too (table, json)"
     )
 
+    command.add_argument(
+        "--html", type=path, metavar="FILE", help="write the worst mistakes on your own images there, as thumbnails"
+    )
+
 
 def run(options: argparse.Namespace) -> None:
     if options.details and options.format == "csv":
         options.parser.error("--details has several tables and CSV holds one: use --format json")
+    from mnv3lib import writing
+    from mnv3lib.report import mistakes
     from mnv3lib.study import evaluation
 
     use_threads(options)
     evaluations = evaluation.evaluate(
         options.runs, models=options.models, data_folder=options.data, recorded=options.recorded, log=note
     )
+    if options.html:
+        if not any(one.files for one in evaluations):
+            raise InputError("--html shows your own images: name a run on such, whose images are where they were")
+        with writing.replacing(options.html) as temporary:
+            temporary.write_text(mistakes.page(evaluations), encoding="utf-8")
+        note(f"the worst mistakes are in {options.html}")
     summary = evaluation.summary(evaluations)
     if options.format == "csv":
         print(summary.to_csv(index=False), end="")

@@ -8,6 +8,7 @@ from itertools import product
 from mnv3lib import recipe
 from mnv3lib.commands.options import add_shared, model, note, path, positive
 from mnv3lib.deploy import RUNTIMES, WIDTHS
+from mnv3lib.errors import InputError
 
 
 def add(command) -> None:
@@ -15,7 +16,7 @@ def add(command) -> None:
     command.add_argument("--model", type=model, nargs="+", choices=recipe.MODELS, help="(else all)")
     command.add_argument("--width", type=float, nargs="+", help=f"(else {' '.join(map(str, WIDTHS))})")
     command.add_argument("--batch", type=positive, nargs="+", help="images at a time (else 1 64; in training 128)")
-    command.add_argument("--size", type=positive, default=32, help="pixels a side")
+    command.add_argument("--size", type=positive, help="pixels a side (else those of the runs, or 32)")
     command.add_argument(
         "--lowered-strides", type=int, default=3, metavar="N", help="of untrained networks; 0 for 224 px"
     )
@@ -58,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
         options.parser.error("--training takes --model, --width, one --batch, --threads, --seconds, --format and --out")
     import pandas as pd
 
-    from mnv3lib import data, writing
+    from mnv3lib import data, store, writing
     from mnv3lib.deploy import latency, training_speed
 
     if options.training:
@@ -72,7 +73,13 @@ def run(options: argparse.Namespace) -> None:
         ]
         table = pd.concat(tables, ignore_index=True)
     else:
-        shape = {"size": options.size, "lowered_strides": options.lowered_strides}
+        sizes = {store.load(run, options.models).size for run in options.runs} if not options.size else {options.size}
+        if len(sizes) > 1:
+            raise InputError(
+                f"runs for {' and '.join(map(str, sorted(sizes)))} px: measure them one by one, or say --size"
+            )
+        size = min(sizes, default=32)
+        shape = {"size": size, "lowered_strides": options.lowered_strides}
         subjects = latency.subjects(options.runs, options.model, options.width, folder=options.models, **shape)
         if options.peers:
             subjects += latency.theirs(options.model or recipe.MODELS, **shape)
@@ -82,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
             batches=options.batch or [1, 64],
             threads=options.counts,
             devices=latency.devices(options.device),
-            size=options.size,
+            size=size,
             seconds=options.seconds,
             calls=options.calls,
             dataset=data.load("cifar100", options.data) if options.accuracy else None,

@@ -13,7 +13,7 @@ from mnv3lib.errors import InputError, local
 from mnv3lib.recipe import Architecture, Recipe
 
 ALIASES = {"small": "v3_small", "large": "v3_large"}
-OTHER_NAMES = {"epochs": ["--iter"], "batch_size": ["--batch"]}
+OTHER_NAMES = {"epochs": ["--iter"], "batch_size": ["--batch"], "image_sizes": ["--image-size"]}
 
 
 class Parser(argparse.ArgumentParser):
@@ -67,7 +67,7 @@ def add_recipe_fields(command, *, several: bool = False) -> None:
     named = {name: recipe.make(name) for name in recipe.RECIPES}
     texts = field_texts(Architecture) | field_texts(Recipe)
     for field in dataclasses.fields(Recipe):
-        if field.name in ("recipe", "num_classes"):
+        if field.name in ("recipe", "num_classes", "data_digest", "start"):
             continue
         values = {name: getattr(made, field.name) for name, made in named.items()}
         same = len(set(values.values())) == 1

@@ -6,7 +6,7 @@ Runs that have their record are skipped, and interrupted ones go on.
 import argparse
 from pathlib import Path
 
-from mnv3lib.commands.options import add_recipe_fields, add_shared, given, note, path, positive
+from mnv3lib.commands.options import add_recipe_fields, given, note, path, positive
 from mnv3lib.deploy.processes import cores
 from mnv3lib.errors import InputError
 
@@ -22,11 +22,17 @@ def add(command) -> None:
         "axis lists them",
     )
     command.add_argument(
+        "--transfer",
+        choices=["runs", "tuning"],
+        help="the runs of notebooks/transfer.yaml on classes with few pictures, one after the other; records only",
+    )
+    command.add_argument(
         "--models",
         type=path,
         help="where the runs go (else trained_models; if on other data or shorter, to build; ablations: their folder)",
     )
-    add_shared(command, "data")
+    command.add_argument("--data", type=path, metavar="FOLDER", help="as of mnv3 train")
+    command.add_argument("--from", dest="start_from", metavar="RUN", help="as of mnv3 train")
     command.add_argument("--executed", type=path, default=Path("build/sweep"), help="where the executed notebooks go")
     command.add_argument("--no-weights", action="store_true", help="keep records and histories alone")
     command.add_argument("--workers", type=positive, default=cores(), help="runs side by side on this machine")
@@ -43,12 +49,14 @@ def add(command) -> None:
 
 def run(options: argparse.Namespace) -> int:
     fields = given(options)
-    if bool(options.file) == bool(fields or options.ablation):
+    if options.transfer and not (fields or options.ablation or options.file):
+        return make_transfer(options)
+    if bool(options.file) == bool(fields or options.ablation) or options.transfer:
         raise InputError(
             "name either a YAML file or fields of the recipe, e.g. --model small large --width 0.25 0.5, or --ablation"
         )
     # Dask and Jupyter are slow to import.
-    from mnv3lib import checkpoint, data, store, training
+    from mnv3lib import checkpoint, data, recipe, store, training, transfer
     from mnv3lib.report import sweep
     from mnv3lib.study import ablations, results
 
@@ -65,7 +73,18 @@ def run(options: argparse.Namespace) -> int:
             say = print if options.dry_run else note
             say(f"{len(planned) - len(recipes)} of {len(planned)} runs are recorded already")
     else:
-        recipes = sweep.distinct(sweep.read(options.file) if options.file else sweep.grid(**fields))
+        make, name = recipe.make, fields.get("dataset", [data.name_of(options.data)])[0]
+        if not options.file and (options.start_from or name not in recipe.DATASETS):
+            size = max(max(one) for one in fields.get("image_sizes", [[32]]))
+            images = data.load(name, options.data, size, log=note)
+
+            def make(**one):
+                return transfer.plan(images, options.start_from, options.models, **one)[0]
+
+        recipes = sweep.distinct(sweep.read(options.file) if options.file else sweep.grid(make, **fields))
+    start = options.start_from
+    if start and Path(start).is_file():
+        start = str(Path(start).absolute())
     folders = {made: models or store.folder_for(made) for made in recipes}
     jobs = [
         sweep.Job(
@@ -73,7 +92,8 @@ def run(options: argparse.Namespace) -> int:
             models=folders[made].absolute(),
             checkpoints=checkpoint.base_folder().absolute(),
             executed=options.executed.absolute(),
-            data=data.cifar100_folder(options.data).absolute(),
+            data=(options.data if made.data_digest else data.cifar100_folder(options.data)).absolute(),
+            start=start,
             threads=options.threads,
             weights=not (options.no_weights or options.ablation),
         )
@@ -95,3 +115,19 @@ def run(options: argparse.Namespace) -> int:
         if store.runs(folder):
             print(f"all runs of {folder} are in {results.write_csv(folder)}")
     return int(bool(failed))
+
+
+def make_transfer(options: argparse.Namespace) -> int:
+    """The runs on classes with few pictures, and the table of them."""
+    import torch
+
+    from mnv3lib import data
+    from mnv3lib.provenance import place
+    from mnv3lib.study import few_pictures
+
+    tune = options.transfer == "tuning"
+    models = options.models or place("results") / ("transfer-tuning" if tune else "transfer")
+    torch.set_num_threads(options.threads)
+    few_pictures.record(models, data.load("cifar100", options.data), few_pictures.read(), tune=tune, log=note)
+    print(few_pictures.results(models).round(2).to_string(index=False))
+    return 0

@@ -1,18 +1,34 @@
 """Train one model, or go on with a run that was stopped."""
 
 import argparse
-from pathlib import Path
 
 from mnv3lib import recipe
-from mnv3lib.commands.options import add_recipe_fields, add_shared, given, use_threads
+from mnv3lib.commands.options import add_recipe_fields, add_shared, given, note, path, use_threads
 
 
 def add(command) -> None:
     command.add_argument(
-        "--models", type=Path, help="where it goes (else trained_models; if on other data or shorter, to build)"
+        "--models", type=path, help="where it goes (else trained_models; if on other data or shorter, to build)"
     )
-    add_shared(command, "data", "threads")
-    command.add_argument("--recipe", default="modern", choices=recipe.RECIPES, help="what is not given here is as in")
+    add_shared(command, "threads")
+    command.add_argument(
+        "--data",
+        type=path,
+        metavar="FOLDER",
+        help="images of your own: a folder a class, or train and test (or val) with such; or that of CIFAR-100 (else "
+        "MNV3_DATA, else ./data)",
+    )
+    command.add_argument("--test-share", type=float, default=0.2, help="of your own images, if no test set is there")
+    command.add_argument("--strict", action="store_true", help="stop at files that cannot be read")
+    command.add_argument(
+        "--from", dest="start_from", metavar="RUN", help="start from a trained one, or its weights file"
+    )
+    command.add_argument(
+        "--recipe",
+        default=argparse.SUPPRESS,
+        choices=recipe.RECIPES,
+        help="what is not given here is as in (default: modern; with --from finetune)",
+    )
     command.add_argument("--overwrite", action="store_true", help="replace a run of the same name")
     command.add_argument("--no-weights", action="store_true", help="keep record and history alone")
     fields = command.add_argument_group("the recipe (documented in mnv3lib.networks.Architecture and mnv3lib.Recipe)")
@@ -20,15 +36,23 @@ def add(command) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    made = recipe.make(**given(options))
-    from mnv3lib import data, store, training
+    fields = given(options)
+    recipe.make(**fields, start="given" if options.start_from else "")  # what is wrong is told at once
+    from mnv3lib import data, store, training, transfer
     from mnv3lib.study import dead_channels
 
     use_threads(options)
+    size = max(fields.get("image_sizes", [32]))
+    if options.start_from and "image_sizes" not in fields:
+        size = transfer.find(options.start_from, options.models)[0].size
+    own = dict(test_share=options.test_share, strict=options.strict, log=note)
+    dataset = data.load(fields.pop("dataset", None) or data.name_of(options.data), options.data, size, **own)
+    made, source = transfer.plan(dataset, options.start_from, options.models, **fields)
     models = options.models or store.folder_for(made)
     record = training.train(
         made,
-        dataset=data.load(made.dataset, options.data),
+        dataset=dataset,
+        start=source,
         models=models,
         weights=not options.no_weights,
         overwrite=options.overwrite,

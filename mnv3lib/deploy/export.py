@@ -70,10 +70,13 @@ def _real(
     run: str, models: Path | None, data_folder: Path | None, needed: bool = False
 ) -> tuple[torch.Tensor, data.Dataset]:
     """200 test images in the size that `run` takes, and their data set; digits if it is not `needed` and not there."""
-    made = store.load_record(run, models)["recipe"]
-    here = made["dataset"] != "cifar100" or needed or data.available(data_folder)
-    dataset = data.load(made["dataset"] if here else "digits", data_folder)  # real images in any case
-    return sized(dataset.test.images[:200], made["image_sizes"][-1]), dataset
+    told = store.load_record(run, models)
+    dataset = data.of_run(told, data_folder)
+    if dataset is None and needed and "data" in told:
+        raise InputError(f"{run}: int8 needs its images, which are no longer in {told['data']['folder']}")
+    if dataset is None:  # real images in any case
+        dataset = data.load(told["recipe"]["dataset"] if needed else "digits", data_folder)
+    return sized(dataset.test.images[:200], told["recipe"]["image_sizes"][-1]), dataset
 
 
 def top1(opened, split: Split) -> float:

@@ -23,7 +23,7 @@ KINDS = {
 }
 # which may be empty or None,
 EMPTY = {"runs", "exported", "changes"}
-OPTIONAL = {"data_folder", "save_to", "run_in_detail"}
+OPTIONAL = {"data_folder", "save_to", "run_in_detail", "start"}
 # and what may be passed for each that is no field of a recipe and no folder; of a list, for each value.
 CHOICES = {"models": MODELS, "closer_model": MODELS, "device": ("auto", "cpu", "cuda")}
 WHOLE = recipe.WHOLE | {  # from, to
@@ -147,7 +147,7 @@ def _check_recipe(values: dict) -> None:
     """`values` of all parameters of a notebook that trains, or that compares variants of an axis."""
     for name in values["changes"]:
         choose("field of a recipe", name, recipe.DEFAULTS)
-    fields = {name: value for name, value in values.items() if name in recipe.DEFAULTS and name != "variant"}
+    fields = {name: value for name, value in values.items() if name in recipe.DEFAULTS.keys() - {"variant", "start"}}
     twice = sorted(fields.keys() & values["changes"].keys())
     if twice:
         raise InputError(f"changes: {', '.join(twice)} is a parameter of its own, set it there")
@@ -156,4 +156,7 @@ def _check_recipe(values: dict) -> None:
         made = ablations.recipes(values["axis"], **own | values["changes"])
         choose(f"variant of {values['axis']}", values["variant"], made)
     else:
-        recipe.make(**fields | values["changes"])
+        fields = {name: value for name, value in (fields | values["changes"]).items() if value is not None}
+        if values["data_folder"] and fields["dataset"] not in recipe.DATASETS and "data_digest" not in fields:
+            del fields["dataset"]  # which is known when the images have been read
+        recipe.make(**fields | {"start": "given" if values["start"] else ""})

@@ -34,6 +34,7 @@ class Job:
     checkpoints: Path
     executed: Path
     data: Path | None = None
+    start: str | None = None
     threads: int = 1
     weights: bool = True
 
@@ -54,7 +55,7 @@ class Job:
         return checkpoint.epochs_done(checkpoint.folder_of(self.recipe, self.checkpoints))
 
 
-def grid(**fields) -> list[Recipe]:
+def grid(make: Callable[..., Recipe] = recipe.make, **fields) -> list[Recipe]:
     """All combinations of the values given: grid(model=["v2", "v1"], seed=[0, 1], epochs=10) are four recipes.
 
     A field is given one value or a list of them; of `image_sizes`, a list counts as one value. Where fields that no
@@ -63,7 +64,7 @@ def grid(**fields) -> list[Recipe]:
     for name, value in fields.items():
         several = isinstance(value, list) and (name != "image_sizes" or any(isinstance(one, list) for one in value))
         fields[name] = value if several else [value]
-    made = [recipe.make(**dict(zip(fields, chosen, strict=True))) for chosen in itertools.product(*fields.values())]
+    made = [make(**dict(zip(fields, chosen, strict=True))) for chosen in itertools.product(*fields.values())]
     unnamed = [name for name in fields if name not in NAMED and len({getattr(one, name) for one in made}) > 1]
     return [_named(one, unnamed) for one in made]
 
@@ -111,9 +112,14 @@ def run_job(job: Job) -> None:
         return
     made = job.recipe.as_dict()
     own = {name: made[name] for name in PARAMETERS}
-    default = recipe.make(**own).as_dict()
+    if job.recipe.data_digest or job.recipe.start:  # whose fields follow from the images and that network: all are said
+        changes = {name: value for name, value in made.items() if name not in (*PARAMETERS, "start")}
+    else:
+        default = recipe.make(**own).as_dict()
+        changes = {name: value for name, value in made.items() if value != default[name]}
     parameters = own | {
-        "changes": {name: value for name, value in made.items() if value != default[name]},
+        "changes": changes,
+        "start": job.start,
         "threads": job.threads,
         "data_folder": None if job.data is None else str(job.data),
         "save_to": str(job.models),

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,7 @@ class Evaluation:
     """The predictions of one run on its test set, and what follows from them. Accuracies are in percent.
 
     record: the run's record.json; source: live or recorded; names: of the classes; labels [n]; guesses [n, 5] and
-    probabilities [n, 5]: the five best classes, best first.
+    probabilities [n, 5]: the five best classes, best first; files: of the images, where they are a person's own.
     """
 
     record: dict
@@ -51,6 +51,7 @@ class Evaluation:
     labels: np.ndarray
     guesses: np.ndarray
     probabilities: np.ndarray
+    files: tuple[Path, ...] = ()
 
     def __post_init__(self):
         images = len(self.labels)
@@ -183,6 +184,12 @@ class Evaluation:
         table = table[table["together"] > 0].sort_values("together", ascending=False, kind="stable", ignore_index=True)
         return table.head(count)
 
+    def mistakes(self, count: int = 24) -> pd.DataFrame:
+        """The wrong guesses that it was surest of: file (where the images have one), class, taken for, probability."""
+        table = self._images.assign(probability=self.probabilities[:, 0], file=list(self.files) or None)
+        wrong = table[~table["top1"]].sort_values("probability", ascending=False, kind="stable", ignore_index=True)
+        return wrong[["file", "class", "taken for", "probability"]].head(count)
+
     def calibration(self, bins: int = 15) -> pd.DataFrame:
         """The reliability table: images sorted by the probability of the best guess into equally wide bins.
 
@@ -247,21 +254,30 @@ def evaluate(
     found = data.available(data_folder)
     if not (found or recorded) and any(record["recipe"]["dataset"] == "cifar100" for record in records):
         log("CIFAR-100 is not on this machine (see MNV3_DATA), so its runs are shown as they were recorded")
-    load, evaluations = cache(partial(data.load, folder=data_folder)), []
+    sets, evaluations = {}, []
     for record in records:
         run, recipe, start = record["run"], record["recipe"], time.perf_counter()
         name = recipe["dataset"]
-        live = not recorded and (found or name != "cifar100") and store.has(run, store.WEIGHTS, models)
+        dataset, key = None, (name, recipe["data_digest"], max(recipe["image_sizes"]))
+        if not recorded and store.has(run, store.WEIGHTS, models):
+            if key not in sets:
+                sets[key] = data.of_run(record, data_folder)
+                if sets[key] is None and "data" in record:
+                    log(f"{run}: its images are no longer in {record['data']['folder']}, or are others now")
+            dataset = sets[key]
+        live = dataset is not None
         if live:
             network = store.load(run, models)
-            if network.classes != load(name).classes:
+            if network.classes != dataset.classes:
                 raise InputError(f"{run}: its weights have other classes than {name}: train it again")
-            split = data.parts(load(name), recipe["split"])[1]
+            split = data.parts(dataset, recipe["split"])[1]
             predictions = measure(network, split, recipe["image_sizes"][-1], run)
         else:
             predictions = store.load_predictions(run, models)
         best = (predictions[part] for part in ("labels", "classes", "probabilities"))
-        one = Evaluation(record, "live" if live else "recorded", data.CLASSES[name], *best)
+        names = data.CLASSES[name] if name in data.CLASSES else tuple(record["data"]["classes"])
+        files = dataset.test_files if live and recipe["split"] == "full" else ()
+        one = Evaluation(record, "live" if live else "recorded", names, *best, files)
         evaluations.append(one)
         seconds = f", {time.perf_counter() - start:.0f} s" if live else ""
         log(f"{run}: top-1 {one.top1:.2f} % on {len(one.labels):,} images, {one.source}{seconds}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mnv3lib import cost, data, store, training
+from mnv3lib import cost, data, store, training, transfer
 from mnv3lib.errors import InputError
 from mnv3lib.networks import MobileNet
 from mnv3lib.recipe import Recipe
@@ -68,7 +68,9 @@ def retrained(
         raise InputError(f"epochs {epochs}: {run} has {made.epochs}, choose from 1 to {made.epochs}")
     _need(record, data_folder)
     history = store.load_history(run, models)[:epochs]
-    now = training.fit_recipe(made, data.load(made.dataset, data_folder), until=epochs, log=log).history
+    dataset = data.of_run(record, data_folder) or data.load(made.dataset, data_folder)
+    start = transfer.find(made.start, models)[0] if made.start else None
+    now = training.fit_recipe(made, dataset, start, until=epochs, log=log).history
     rows = []
     for old, new in zip(history.to_dict("records"), now, strict=True):
         for name, column, near in (("loss", "train_loss", LOSS), ("training top-1 %", "train_top1", TOP1)):
@@ -90,3 +92,5 @@ def _hits(result: dict, name: str) -> int:
 def _need(record: dict, data_folder: Path | None) -> None:
     if record["recipe"]["dataset"] == "cifar100" and not data.available(data_folder):
         raise InputError("CIFAR-100 is not on this machine, and nothing can be measured without: see MNV3_DATA")
+    if "data" in record and data.of_run(record, data_folder) is None:
+        raise InputError(f"{record['run']}: its images are no longer in {record['data']['folder']}, or are others now")

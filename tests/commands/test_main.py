@@ -73,7 +73,7 @@ def test_help_tells_every_option_with_its_default():
     )
     text = " ".join(done.stdout.split())
     assert "--label-smoothing FLOAT share of the target spread over all classes" in text
-    assert "(default: original: 0.0, modern: 0.05)" in text
+    assert "(default: original: 0.0, modern: 0.05, finetune: 0.05)" in text
 
 
 PHRASE = "1–2 × −3 é \U0001f40d"

@@ -12,19 +12,20 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import dask
 import nbformat
+import photographs
 import pytest
 from records import record_of
 
-from mnv3lib import data, recipe, store, training
+from mnv3lib import build, data, recipe, store, training, transfer
 from mnv3lib.commands import main
 from mnv3lib.errors import InputError
 from mnv3lib.provenance import ROOT
-from mnv3lib.report import sweep
+from mnv3lib.report import parameters, sweep
 
 
 def test_grid_is_the_product_in_order():
@@ -63,6 +64,31 @@ def test_image_sizes_are_one_value():
 def test_names_are_made_from_what_differs(fields, runs):
     made = sweep.distinct(sweep.grid(**fields))
     assert [one.run for one in made] == ["_".join(filter(None, ("mobilenet_v3_small_1.0", name))) for name in runs]
+
+
+@pytest.mark.parametrize("more", [[], ["--from", "base"], ["--from", "base", "--lowered-strides", "3"]])
+def test_a_grid_on_images_of_ones_own_reaches_the_notebook_whole(alone, monkeypatch, capsys, more):
+    """The recipe that notebook 02 makes of its parameters is the one that was planned."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(alone / "cache"))
+    photographs.draw(alone / "shapes", 4, ("circle", "cross"))
+    made = recipe.make(width=0.25)
+    network = build("v3_small", width=0.25)
+    network.classes = data.CLASSES["cifar100"]
+    store.save(alone / "models", record_of(made, 50.0, run="base"), [], network, None)
+    jobs, passed = [], {}
+    monkeypatch.setattr(sweep, "sweep", lambda given, client: jobs.extend(given) or {})
+    monkeypatch.setattr(sweep, "connect", lambda *_: nullcontext())
+    options = ["--data", str(alone / "shapes"), "--model", "small", "--width", "0.25", "--image-size", "48"]
+    assert main(["sweep", *options, "--seed", "0", "1", *more]) == 0
+    assert len(jobs) == 2 and all("shapes" in job.run for job in jobs)
+    monkeypatch.setattr(sweep.running, "run_notebook", lambda notebook, out, given: passed.update(given))
+    for job in jobs:
+        sweep.run_job(job)
+        parameters.check(sweep.NOTEBOOK, passed)
+        fields = {name: passed[name] for name in ("recipe", "model", "width", "epochs", "seed", "batch_size")}
+        images = data.load(passed["dataset"], passed["data_folder"], 48)
+        planned, _ = transfer.plan(images, passed["start"], **fields | passed["changes"])
+        assert planned == job.recipe and planned.lowered_strides == (3 if len(more) == 4 else 2)
 
 
 def test_every_grid_of_the_help_has_names_of_its_own():

@@ -1,0 +1,121 @@
+"""A person's own photographs, from class folders through README's commands: train, evaluate, predict, export."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import onnxruntime
+import photographs
+import pytest
+
+import mnv3lib
+from mnv3lib import InputError, store
+from mnv3lib.commands import main
+from mnv3lib.inference import as_pixels, load_image
+
+FIRST, TUNED = "mobilenet_v3_small_0.25_shapes", "mobilenet_v3_small_0.25_finetune_shapes"
+QUICK = ["--model", "small", "--width", "0.25", "--image-size", "16", "--epochs", "1", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with 300 photographs of five shapes, and a cache and folders of models of their own."""
+    folder = tmp_path_factory.mktemp("own")
+    photographs.draw(folder / "shapes", 60)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setenv("MNV3_MODELS", str(folder / "models"))
+        for variable in ("MNV3_CHECKPOINTS", "MNV3_DATA"):
+            patch.delenv(variable, raising=False)
+        yield folder
+
+
+def said(capsys, *options) -> tuple[str, str]:
+    """What a command writes to standard output and beside it."""
+    capsys.readouterr()
+    code = main([str(option) for option in options])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    return out, err
+
+
+def test_the_whole_way(place, capsys):
+    _, beside = said(capsys, "train", "--data", "shapes", *QUICK)
+    assert "240 images of 5 classes to train on, 60 to test with" in beside
+    record = store.load_record(FIRST)
+    assert record["result"]["images"] == 60 and record["recipe"]["batch_size"] == 32
+    assert "already" in said(capsys, "train", "--data", "shapes", *QUICK)[0]
+
+    said(capsys, "train", "--data", "shapes", "--from", FIRST, "--image-size", "24", "--epochs", "1", "--threads", "1")
+    made = store.load_record(TUNED)["recipe"]
+    assert (made["start"].split("@")[0], made["lowered_strides"], made["image_sizes"]) == (FIRST, 3, [24])
+    network = mnv3lib.load(TUNED)
+    assert (network.size, network.classes, network.mean) == (24, photographs.SHAPES, mnv3lib.load(FIRST).mean)
+
+    out, beside = said(capsys, "evaluate", FIRST, TUNED, "--format", "json", "--html", "page.html")
+    rows = json.loads(out)
+    assert [row["source"] for row in rows] == ["live", "live"]
+    assert [row["top1"] for row in rows] == [row["recorded_top1"] for row in rows]
+    page = (place / "page.html").read_text()
+    wrong = round(60 - 0.6 * rows[0]["top1"])
+    assert page.split("</h1>")[1].count("<img src") == min(24, wrong) > 0
+    assert re.search(r"\d+\.(png|jpg|webp): <b>\w+</b>, taken for \w+ \(\d+ %\)", page)
+
+    files = sorted((place / "shapes").glob("*/00[0-2].*"))
+    out, _ = said(capsys, "predict", "--run", TUNED, "--format", "json", *files)
+    guesses = [one["guesses"][0] for one in json.loads(out)]
+    out, _ = said(capsys, "export", TUNED, "--out", "tuned.onnx")
+    assert "on 60 images" in out
+    session = onnxruntime.InferenceSession("tuned.onnx")
+    classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
+    pixels = np.stack([as_pixels(load_image(file), 24).numpy() for file in files])
+    (logits,) = session.run(None, {"images": pixels.transpose(0, 3, 1, 2).astype("float32") / 255})
+    assert [classes[best] for best in logits.argmax(1)] == [guess["class"] for guess in guesses]
+    out, _ = said(capsys, "latency", TUNED, "--batch", "1", "--threads", "1", "--seconds", "0.01", "--format", "json")
+    assert [row["size"] for row in json.loads(out)] == [24]
+    assert " no" not in said(capsys, "verify", FIRST)[0].replace("yes", "")
+
+
+def test_what_is_wrong_is_one_line(place, capsys):
+    for options, line in (
+        (["train", "--data", "nowhere"], "there is no folder nowhere"),
+        (["train", "--data", "shapes", "--from", "none", *QUICK], "none"),
+        (["train", "--data", "shapes", "--freeze", "features"], "freeze features: without a network to start from"),
+        (["train", "--data", "shapes/circle"], "has no folders"),
+        (["evaluate", "--models", "models", FIRST, "--data", "shapes/circle"], "has no folders"),
+    ):
+        assert main(options) == 1
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("mnv3: error: ") and line in error
+
+
+def test_images_that_changed_or_went_are_noticed(place, capsys):
+    said(capsys, "train", "--data", "shapes", *QUICK)
+    moved = shutil.copytree(place / "shapes", place / "elsewhere")
+    out, _ = said(capsys, "evaluate", FIRST, "--data", moved, "--format", "json")
+    assert json.loads(out)[0]["source"] == "live", "a copy will do"
+    (moved / "circle" / "000.png").unlink()
+    out, beside = said(capsys, "evaluate", FIRST, "--data", moved, "--format", "json")
+    assert json.loads(out)[0]["source"] == "recorded" and "are others now" in beside
+    assert main(["train", "--data", "elsewhere", *QUICK, "--variant", "x", "--models", "models"]) == 0
+    assert store.load_record("mobilenet_v3_small_0.25_elsewhere_x")["data"]["train"] == 239
+    (place / "elsewhere").rename(place / "away")
+    shutil.copytree(place / "away", place / "elsewhere" / "deeper")
+    assert main(["evaluate", FIRST, "--recorded"]) == 0
+
+
+def test_five_lines_of_python(place):
+    shapes = mnv3lib.data.folder("shapes", size=16)
+    start = mnv3lib.train(shapes, model="v3_small", width=0.25, epochs=1, variant="python")
+    network = mnv3lib.train(
+        shapes, start="mobilenet_v3_small_0.25_shapes_python", freeze="features", epochs=1, variant="python"
+    )
+    best = mnv3lib.predict(network, place / "shapes" / "cross" / "001.jpg", top=1)
+    assert best["class"][0] in photographs.SHAPES
+    before, after = start.state_dict(), network.state_dict()
+    moved = [key for key in before if not before[key].equal(after[key])]
+    assert moved and all(key.startswith("classifier.3.") for key in moved), "frozen: also the statistics of the norms"
+    with pytest.raises(InputError, match="another features"):
+        mnv3lib.train(shapes, start="mobilenet_v3_small_0.25_shapes_python", model="v2", epochs=1)

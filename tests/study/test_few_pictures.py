@@ -1,0 +1,55 @@
+"""Runs on classes with few pictures: which pictures, which runs, and the table of them."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+import torch
+
+from mnv3lib import InputError, recipe, store
+from mnv3lib.study import few_pictures
+
+
+def test_the_file_makes_recipes():
+    study = few_pictures.read()
+    for fields in [*study["ways"].values(), *study["tuning"].values()]:
+        start = "x" if fields["recipe"] == "finetune" else ""
+        recipe.make(**study["base"] | fields, start=start)
+
+
+def test_a_file_that_lists_something_else_is_named(tmp_path):
+    (tmp_path / "a.yaml").write_text("ways: 3")
+    with pytest.raises(InputError, match=r"a.yaml: it should have base"):
+        few_pictures.read(tmp_path / "a.yaml")
+
+
+def test_pictures_are_drawn_by_the_seed_and_never_those_held_out(digits):
+    whole = dataclasses.replace(digits, train=digits.train.take(torch.arange(1400)))
+    first, again, other = (few_pictures.subset(whole, ["3", "8"], "new", 20, seed) for seed in (0, 0, 1))
+    assert first.train.labels.bincount().tolist() == [20, 20]
+    assert torch.equal(first.train.images, again.train.images) and first.digest == again.digest
+    assert not torch.equal(first.train.images, other.train.images) and first.digest != other.digest
+    assert len(first.test) == ((digits.test.labels == 3) | (digits.test.labels == 8)).sum()
+    tuned = few_pictures.subset(whole, ["3", "8"], "new", 20, 0, tune=True)
+    held = {image.numpy().tobytes() for image in tuned.test.images}
+    assert len(tuned.test) == 2 * few_pictures.HELD_OUT
+    every = few_pictures.subset(whole, ["3", "8"], "new", len(whole.train), 5)
+    assert not held & {image.numpy().tobytes() for image in every.train.images}
+
+
+def test_the_runs_are_made_once_and_told_in_a_table(digits, tmp_path, monkeypatch, alone):
+    monkeypatch.setattr(few_pictures, "HELD_OUT", 10)
+    small = {"width": 0.25, "epochs": 1, "image_sizes": [16], "lowered_strides": 1}
+    study = {"base": {"model": "v3_small"} | small, "first": 0, "every": 3, "pictures": [3], "seeds": [0, 1]}
+    study["ways"] = {"scratch": {"recipe": "modern"}, "frozen": {"recipe": "finetune", "freeze": "features"}}
+    whole = dataclasses.replace(digits, train=digits.train.take(torch.arange(400)))
+    few_pictures.record(tmp_path / "out", whole, study, log=lambda line: None)
+    assert len(store.runs(tmp_path / "out")) == 4
+    assert not any(store.has(run, store.WEIGHTS, tmp_path / "out") for run in store.runs(tmp_path / "out"))
+    table = few_pictures.results(tmp_path / "out")
+    assert table["way"].tolist() == ["scratch", "frozen", "linear"] and (table["seeds"] == 2).all()
+    assert ((table["low"] < table["top1"]) & (table["top1"] < table["high"])).all()
+    linear = pd.read_csv(tmp_path / "out" / few_pictures.LINEAR)
+    assert linear["top1"].mean() == pytest.approx(table["top1"][2])
+    monkeypatch.setattr("mnv3lib.training.fit_recipe", None)  # nothing is made again
+    few_pictures.record(tmp_path / "out", whole, study, log=lambda line: None)
