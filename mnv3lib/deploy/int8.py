@@ -158,10 +158,10 @@ class _Writer:
     def weighted(self, step: fx.Node, layer: nn.Conv2d | nn.Linear, given: Bytes) -> Bytes:
         """A convolution or linear layer; the last one gives floats.
 
-        A channel's largest weight becomes 127, or less: processors without VNNI add the products of two neighbours in 16
-        bits, where 255 times 128 fits (of the first layer the order is another; a depthwise one has no neighbours). The
-        scale is also large enough for the bias. Channels of zeros fill up what
-        is no multiple of CHANNELS, which takes less time than the rest would.
+        A channel's largest weight becomes 127, or less: processors without VNNI add the products of two neighbours in
+        16 bits, where 255 times 128 fits (of the first layer the order is another; a depthwise one has no neighbours).
+        The scale is also large enough for the bias. Channels of zeros fill up what is no multiple of CHANNELS, which
+        takes less time than the rest would.
         """
         weight, bias = layer.weight.detach().double().numpy(), layer.bias.detach().double().numpy()
         depthwise = isinstance(layer, nn.Conv2d) and layer.groups > 1
