@@ -158,15 +158,20 @@ class _Writer:
     def weighted(self, step: fx.Node, layer: nn.Conv2d | nn.Linear, given: Bytes) -> Bytes:
         """A convolution or linear layer; the last one gives floats.
 
-        The scale of a channel makes its largest weight 64, since processors without VNNI add two products in 16 bits
-        (for a depthwise layer they don't: 127 there), and is large enough for its bias.
+        A channel's largest weight becomes 127, or less: processors without VNNI add the products of two neighbours in
+        16 bits, where 255 times 128 fits (of the first layer the order is another; a depthwise one has no neighbours).
+        The scale is also large enough for the bias. Channels of zeros fill up what is no multiple of CHANNELS, which
+        takes less time than the rest would.
         """
         weight, bias = layer.weight.detach().double().numpy(), layer.bias.detach().double().numpy()
         depthwise = isinstance(layer, nn.Conv2d) and layer.groups > 1
-        last = next(iter(step.users)).op == "output"
-        weight = padded(weight, 0 if last else CHANNELS, 1 if depthwise or weight.shape[1] == 3 else CHANNELS)
+        first, last = step.all_input_nodes[0].op == "placeholder", next(iter(step.users)).op == "output"
+        weight = padded(weight, 0 if last else CHANNELS, 1 if depthwise or first else CHANNELS)
         bias = padded(bias, 0 if last else CHANNELS)
-        scale = np.abs(weight).reshape(len(weight), -1).max(1) / (127 if depthwise else 64)
+        flat = weight.reshape(len(weight), -1)
+        scale = np.abs(flat).max(1) / (64 if first else 127)
+        if not depthwise:
+            scale = np.maximum(scale, np.abs(flat[:, 1:] + flat[:, :-1]).max(1) / 127)
         scale = np.maximum(scale, np.maximum(np.abs(bias), 1e-9) / given.scale / LARGEST_BIAS).astype(np.float32)
         whole = np.rint(weight / scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.int8)
         whole_bias = np.rint(bias / given.scale / scale).astype(np.int32)
