@@ -226,8 +226,13 @@ def if_at_most(typing, a, b, then, otherwise):
 
 
 RING = 8  # rows of a map that are at hand
-CHUNK = 8  # pixels that stay in the nearest cache while a loop goes over their channels; summed in float32
 inline = numba.njit(inline="always")
+
+
+@inline
+def chunk(channels):
+    """Pixels whose channels are gone over together: many are quick, but of few lines memory is read in order."""
+    return max(2, 128 // channels)
 
 
 def compiled(loop):
@@ -275,10 +280,11 @@ def _slope(y, grad, activation):
 @compiled
 def moments(z, sums, first, last, pixels, channels):
     """Add the sum and the sum of squares of each channel of z to `sums` [2, channels]."""
-    for start in range(first * pixels, last * pixels, CHUNK):
+    some = chunk(channels)
+    for start in range(first * pixels, last * pixels, some):
         for c in range(0, channels, LANES):
             s = q = all_of(0.0)
-            for pixel in range(start, min(start + CHUNK, last * pixels)):
+            for pixel in range(start, min(start + some, last * pixels)):
                 x = load(z, pixel * channels + c)
                 s, q = add(s, x), multiply_add(x, x, q)
             store(sums, c, add(load(sums, c), widen(s)))
@@ -306,12 +312,13 @@ def settle(sums, count, weight, bias, eps, momentum, running_mean, running_var, 
 @compiled
 def normalise(z, norm, activation, gated, gate, added, other, out, first, last, pixels, channels):
     """out = activation(norm(z)), times gate [image, channel] if `gated`, plus `other` if `added`."""
+    some = chunk(channels)
     for n in range(first, last):
-        for start in range(n * pixels, (n + 1) * pixels, CHUNK):
+        for start in range(n * pixels, (n + 1) * pixels, some):
             for c in range(0, channels, LANES):
                 factor, constant = load(norm, c), load(norm, channels + c)
                 of_image = load(gate, n * channels + c) if gated else factor
-                for pixel in range(start, min(start + CHUNK, (n + 1) * pixels)):
+                for pixel in range(start, min(start + some, (n + 1) * pixels)):
                     i = pixel * channels + c
                     y = _activate(multiply_add(load(z, i), factor, constant), activation)
                     if gated:
@@ -324,11 +331,12 @@ def normalise(z, norm, activation, gated, gate, added, other, out, first, last, 
 @compiled
 def pool(z, norm, activation, sums, first, last, pixels, channels):
     """Add up activation(norm(z)) for each image and channel in `sums` [image, channel]."""
+    some = chunk(channels)
     for n in range(first, last):
-        for start in range(n * pixels, (n + 1) * pixels, CHUNK):
+        for start in range(n * pixels, (n + 1) * pixels, some):
             for c in range(0, channels, LANES):
                 factor, constant, s = load(norm, c), load(norm, channels + c), all_of(0.0)
-                for pixel in range(start, min(start + CHUNK, (n + 1) * pixels)):
+                for pixel in range(start, min(start + some, (n + 1) * pixels)):
                     y = multiply_add(load(z, pixel * channels + c), factor, constant)
                     s = add(s, _activate(y, activation))
                 store(sums, n * channels + c, add(load(sums, n * channels + c), widen(s)))
@@ -337,11 +345,12 @@ def pool(z, norm, activation, sums, first, last, pixels, channels):
 @compiled
 def gradient_sums(z, grad, norm, activation, sums, first, last, pixels, channels):
     """Add g and g * (z - mean) to `sums` [2, channels], where g is `grad` before the activation."""
-    for start in range(first * pixels, last * pixels, CHUNK):
+    some = chunk(channels)
+    for start in range(first * pixels, last * pixels, some):
         for c in range(0, channels, LANES):
             factor, constant, middle = load(norm, c), load(norm, channels + c), load(norm, 2 * channels + c)
             s = q = all_of(0.0)
-            for pixel in range(start, min(start + CHUNK, last * pixels)):
+            for pixel in range(start, min(start + some, last * pixels)):
                 x = load(z, pixel * channels + c)
                 y = multiply_add(x, factor, constant)
                 g = _slope(y, load(grad, pixel * channels + c), activation)
@@ -357,13 +366,14 @@ def gated_gradient_sums(z, grad, norm, activation, sums, first, last, pixels, ch
     With d the derivative of the activation and a its result: grad * a, grad * d, grad * d * (z - mean), d,
     d * (z - mean).
     """
+    some = chunk(channels)
     for n in range(first, last):
-        for start in range(n * pixels, (n + 1) * pixels, CHUNK):
+        for start in range(n * pixels, (n + 1) * pixels, some):
             for c in range(0, channels, LANES):
                 factor, constant, middle = load(norm, c), load(norm, channels + c), load(norm, 2 * channels + c)
                 o = n * 5 * channels + c
                 s0 = s1 = s2 = s3 = s4 = all_of(0.0)
-                for pixel in range(start, min(start + CHUNK, (n + 1) * pixels)):
+                for pixel in range(start, min(start + some, (n + 1) * pixels)):
                     x, g = load(z, pixel * channels + c), load(grad, pixel * channels + c)
                     y = multiply_add(x, factor, constant)
                     d = _slope(y, all_of(1.0), activation)
@@ -391,14 +401,15 @@ def gradient(z, grad, norm, activation, factors, gated, gate, pooled, out, first
 
     g is `grad`, or grad * gate + pooled with these [image, channel], before the activation.
     """
+    some = chunk(channels)
     for n in range(first, last):
-        for start in range(n * pixels, (n + 1) * pixels, CHUNK):
+        for start in range(n * pixels, (n + 1) * pixels, some):
             for c in range(0, channels, LANES):
                 factor, constant, middle = load(norm, c), load(norm, channels + c), load(norm, 2 * channels + c)
                 a, b, rest = load(factors, c), load(factors, channels + c), load(factors, 2 * channels + c)
                 times = load(gate, n * channels + c) if gated else a
                 plus = load(pooled, n * channels + c) if gated else a
-                for pixel in range(start, min(start + CHUNK, (n + 1) * pixels)):
+                for pixel in range(start, min(start + some, (n + 1) * pixels)):
                     i = pixel * channels + c
                     x, g = load(z, i), load(grad, i)
                     g = _before_norm(x, g, factor, constant, middle, activation, gated, times, plus, a, b, rest)
