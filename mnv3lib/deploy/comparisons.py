@@ -136,11 +136,11 @@ def files(table: pd.DataFrame) -> pd.DataFrame:
     measured with several numbers of threads, the fewest count.
     """
     if "file_mb" not in table:
-        return pd.DataFrame(columns=["network", "model", "runtime", "file_mb", "file_top1", "peak_mib"])
+        return pd.DataFrame(columns=["run", "runtime", "network", "model", "file_mb", "file_top1", "peak_mib"])
     table = table[table["file_mb"].notna() & table["run"].notna()]
     table = table[table["threads"] == table["threads"].min()]
     keys = ["run", "runtime"]
-    found = table.sort_values("batch").drop_duplicates(keys).set_index(keys)
+    found = table.sort_values("batch", kind="stable").drop_duplicates(keys).set_index(keys)
     found["network"] = [title(row) for row in found.itertuples()]
     found = found[["network", "model", "file_mb", "file_top1", "peak_mib"]]
     for batch, rows in table.groupby("batch"):
