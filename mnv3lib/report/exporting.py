@@ -60,6 +60,16 @@ def show_as_text(notebook: nbformat.NotebookNode) -> None:
         allowed.sanitize_code_outputs(cell.get("outputs", []))
 
 
+def one_log(notebook: nbformat.NotebookNode) -> None:
+    """Put all that a cell printed into one output, before the others: what is written bit by bit comes in many."""
+    for cell in notebook.cells:
+        printed = [output for output in cell.get("outputs", []) if output.output_type == "stream"]
+        if printed:
+            others = [output for output in cell.outputs if output.output_type != "stream"]
+            log = nbformat.v4.new_output("stream", name="stdout", text="".join(output.text for output in printed))
+            cell.outputs = [log, *others]
+
+
 def findings_first(notebook: nbformat.NotebookNode) -> None:
     """Move the cell tagged `findings`, which comes last because it needs all numbers, behind the opening."""
     found = [cell for cell in notebook.cells if "findings" in cell.metadata.get("tags", [])]
@@ -101,6 +111,7 @@ def export(executed: Path, page, all_pages: list, made: str, figures: str = "../
     notebook.metadata["title"] = page.title
     notebook.metadata.pop("widgets", None)
     show_as_text(notebook)
+    one_log(notebook)
     findings_first(notebook)
     templates = str(files("mnv3lib.report") / "templates")
     exporter = Exporter(

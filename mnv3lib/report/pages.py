@@ -22,7 +22,7 @@ from mnv3lib.report.parameters import defaults
 
 SETTINGS = "report.yaml"  # beside the notebooks: what the report passes to them and which it runs side by side
 MANIFEST = "manifest.json"
-HEADLINES = ("03_accuracy_macs", "04_accuracy_against_latency")  # the figures of the start page
+HEADLINES = ("03_accuracy_macs", "04_accuracy_latency_recorded")  # the figures of the start page
 
 
 class Page:

@@ -97,7 +97,11 @@ def test_small_report(make, notebooks, tmp_path):
 def test_code_is_folded_or_left_out_and_findings_come_first(tmp_path):
     def cell(number: int, *tags: str):
         output = new_output("display_data", data={"text/markdown": f"a sentence {number}"})
-        return new_code_cell(f"code_{number} = 0", metadata={"tags": list(tags)} if tags else {}, outputs=[output])
+        printed = [
+            new_output("stream", name=name, text=f"{name} {number}\n") for name in ("stdout", "stderr") if tags == ()
+        ]
+        outputs = [*printed, output]
+        return new_code_cell(f"code_{number} = 0", metadata={"tags": list(tags)} if tags else {}, outputs=outputs)
 
     path = tmp_path / "01_page.ipynb"
     cells = [cell(0), cell(1, "hide-input"), cell(2, "remove-input"), cell(3, "parameters")]
@@ -107,9 +111,10 @@ def test_code_is_folded_or_left_out_and_findings_come_first(tmp_path):
     soup = BeautifulSoup(exporting.export(path, page, [page], "made"), "html.parser")
     folded = soup("details")
     assert [found.summary.get_text(" ", strip=True) for found in folded] == [
-        "Code 1 line", "Code 1 line", "Parameters 1 line", "Set-up 2 lines",
+        "Code 1 line", "What it printed", "Code 1 line", "Parameters 1 line", "Set-up 2 lines",
     ]  # fmt: skip
-    assert not any(found.has_attr("open") for found in folded) and "code_1 = 0" in folded[1].get_text()
+    assert not any(found.has_attr("open") for found in folded) and "code_1 = 0" in folded[2].get_text()
+    assert folded[1].pre.get_text().split() == ["stdout", "0", "stderr", "0"]
     text = soup.find("main").get_text()
     assert [f"code_{number} = 0" in text for number in range(4)] == [True, True, False, True]
     assert all(f"a sentence {number}" in text for number in range(5))

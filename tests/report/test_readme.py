@@ -1,6 +1,7 @@
 """What README shows of the records, and that it is what the records say now."""
 
 import dataclasses
+import re
 
 import pandas as pd
 import pytest
@@ -136,3 +137,8 @@ def test_an_open_claim_says_how_many_of_its_comparisons_are_clear():
     assert (
         tables.verdict(open_, pd.Series([open_])) == "not decided" and tables.verdict(fail, pd.Series([fail])) == fail
     )
+
+
+def test_what_readme_links_to_is_there():
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / "README.md").read_text())
+    assert len(links) > 5 and [link for link in links if not (ROOT / link).exists()] == []
