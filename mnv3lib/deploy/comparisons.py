@@ -131,8 +131,8 @@ def ratios(relative: pd.DataFrame, label: str, reference: str | None = None) -> 
 def files(table: pd.DataFrame) -> pd.DataFrame:
     """What files of trained networks are like: a row a run and runtime, of `latency.compare`'s columns.
 
-    Columns: network, model, runtime, file_mb, file_top1, peak_mib (at the smallest batch), and for each batch size B
-    ms_B (median milliseconds a call) and ratio_B (that over onnxruntime's for the same run). Where a runtime was
+    Columns: run, runtime, network, model, file_mb, file_top1, peak_mib (at the smallest batch), and for each batch size
+    B ms_B (median milliseconds a call) and ratio_B (that over onnxruntime's for the same run). Where a runtime was
     measured with several numbers of threads, the fewest count.
     """
     if "file_mb" not in table:
