@@ -14,6 +14,7 @@ import json
 import math
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -69,7 +70,7 @@ def load(
         for path in find_files(root / name)
     ]
     _check_memory(folder, len(listed), size)
-    images, broken, content = _read(folder, [path for path, _, _ in listed], size)
+    images, broken, content = _read(folder, [path for path, _, _ in listed], size, log)
     if broken and strict:
         raise InputError(f"{len(broken)} of {len(listed):,} files cannot be read: {broken[0][1]}")
     for _, line in broken[:TOLD]:
@@ -189,7 +190,9 @@ def _name(folder: Path) -> str:
     return name if re.fullmatch(OWN, name) and name not in DATASETS else "own-images"
 
 
-def _read(folder: Path, paths: list[Path], size: int) -> tuple[torch.Tensor, list[tuple[int, str]], str]:
+def _read(
+    folder: Path, paths: list[Path], size: int, log: Callable[[str], None]
+) -> tuple[torch.Tensor, list[tuple[int, str]], str]:
     """The images at `paths`, uint8 [n, size, size, 3]; number and complaint of each that is none; a digest of all."""
     told = [(str(path.relative_to(folder)), *_stamp(path)) for path in paths]
     key = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
@@ -201,14 +204,16 @@ def _read(folder: Path, paths: list[Path], size: int) -> tuple[torch.Tensor, lis
     except Exception:  # it is not there, or damaged
         pass
     images, broken, content = [], [], hashlib.sha256()
-    for index, path in enumerate(bar(paths, "images")):
-        content.update(f"{told[index][0]} ".encode(errors="surrogateescape"))
-        try:
-            images.append(as_pixels(load_image(path), size).numpy())
-            with path.open("rb") as file:
-                content.update(hashlib.file_digest(file, "sha256").digest())
-        except InputError as error:
-            broken.append([index, str(error)])
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: log(str(message))  # what a file leaves open is told
+        for index, path in enumerate(bar(paths, "images")):
+            content.update(f"{told[index][0]} ".encode(errors="surrogateescape"))
+            try:
+                images.append(as_pixels(load_image(path), size).numpy())
+                with path.open("rb") as file:
+                    content.update(hashlib.file_digest(file, "sha256").digest())
+            except InputError as error:
+                broken.append([index, str(error)])
     images = np.stack(images) if images else np.empty((0, size, size, 3), np.uint8)
     with suppress(OSError, InputError):  # without a place in the cache they are read again the next time
         with replacing(kept) as temporary, temporary.open("wb") as file:
