@@ -288,10 +288,10 @@ def best(
     return torch.cat([one.indices.cpu() for one in found]), torch.cat([one.values.cpu() for one in found])
 
 
-def best_five(network: MobileNet, split: Split, size: int = 32) -> dict[str, np.ndarray]:
+def best_five(network: MobileNet, split: Split, size: int = 32, batch_size: int | None = None) -> dict[str, np.ndarray]:
     """`labels` [n], the five best `classes` [n, 5], best first, and their `probabilities` [n, 5] for every image."""
     known = network.architecture.num_classes
-    batch_size = max(1, min(500, 500 * 32**2 // size**2))  # of larger images fewer fit into the memory
+    batch_size = batch_size or max(1, min(500, 500 * 32**2 // size**2))  # of larger images fewer fit into the memory
     classes, probabilities = best(network, split.images, size, min(5, known), batch_size)
     kind = np.uint8 if known <= 256 else np.uint16
     return {
