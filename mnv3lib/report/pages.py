@@ -171,7 +171,8 @@ def inputs(page: Page, all_pages: list[Page], parameters: dict[str, dict], model
     """
     known, passed = defaults(page.path), parameters.get(page.name, {})
     values = known | {"models_folder": models.absolute()} | passed
-    folders = [page.path.parent / values[name] for name in known if name.endswith("_folder") and values[name]]
+    read = [name for name in known if name.endswith("_folder") and name != "figures_folder" and values[name]]
+    folders = [page.path.parent / values[name] for name in read]
     paths = [page.path]
     for folder in folders:
         paths += sorted(folder.glob(f"[!.]*/{store.RECORD}")) or sorted(folder.glob("*.[cj]s*"))  # .csv and .json

@@ -126,7 +126,8 @@ def _check_value(name: str, value, default) -> None:
     if value is None and (name in OPTIONAL or (default is None and not _is_folder(name))):
         return
     kind = str if _is_folder(name) else KINDS.get(name, type(default))
-    if kind is not type(None) and not isinstance(value, float | int if kind is float else kind):
+    fits = isinstance(value, float | int if kind is float else kind) and isinstance(value, bool) <= (kind is bool)
+    if kind is not type(None) and not fits:
         raise InputError(f"{name}={value!r} should be {kind.__name__}")
     if kind in (list, dict) and not value and name not in EMPTY:
         raise InputError(f"{name} {value!r}: give at least one")

@@ -49,9 +49,10 @@ def notebooks(tmp_path):
         "from mnv3lib.report import figures\nimport matplotlib.pyplot as plt\nimport pandas as pd\n"
         "figure, axes = plt.subplots()\ndata = pd.DataFrame({'epoch': [1], 'top1': [1 / 3]})\n"
         "figures.show(figure, '01_figure', alt='a \"quoted\" & plain text', caption='Empty.', data=data,"
-        " folder='FIGURES')"
-    ).replace("FIGURES", str(tmp_path / "figures"))
-    write_notebook(folder / "01_first.ipynb", figure, "count * 21")
+        " folder=figures_folder)"
+    )
+    own = PARAMETERS + '\nfigures_folder = "../figures"'
+    write_notebook(folder / "01_first.ipynb", figure, "count * 21", parameters=own)
     write_notebook(folder / "02_second.ipynb", "'<script>alert(1)</script>'")
     (folder / "report.yaml").write_text("{}\n")
     return folder
@@ -277,6 +278,7 @@ def test_the_end_of_the_command_ends_all_notebooks(meeting, tmp_path, end):
         ({"count": "three"}, "count='three' should be int"),
         ({"count": True}, "count=True should be int"),
         ({"name": 1}, "name=1 should be str"),
+        ({"name": None}, "name=None should be str"),
     ],
 )
 def test_wrong_parameters_are_refused_before_anything_runs(make, notebooks, parameters, message):
@@ -287,7 +289,7 @@ def test_wrong_parameters_are_refused_before_anything_runs(make, notebooks, para
 
 
 def test_an_int_serves_as_a_float_and_anything_as_none(notebooks):
-    parameters.check(notebooks / "01_first.ipynb", {"rate": 1, "nothing": 3, "name": None})
+    parameters.check(notebooks / "02_second.ipynb", {"rate": 1, "nothing": 3})
 
 
 @pytest.fixture(scope="session")
