@@ -62,7 +62,7 @@ def settle(notebook: str, namespace: dict) -> None:
     missing = sorted(known.keys() - namespace.keys())
     if missing:
         raise InputError(f"{path.name}: the cell of parameters should set {', '.join(missing)}: run it first")
-    values = check(path, dict.fromkeys(_injected(namespace["In"])) | {name: namespace[name] for name in known})
+    values = check(path, dict.fromkeys(_injected(namespace.get("In", ()))) | {name: namespace[name] for name in known})
     for name, value in values.items():
         if _is_folder(name) and value is not None:
             values[name] = value if Path.cwd() == NOTEBOOKS else os.path.normpath(NOTEBOOKS / value)
