@@ -37,5 +37,5 @@ def _told(environment: dict, names: bool) -> str:
         return "CPU" if device == "cpu" else "GPU"
     if device != "cpu":
         return str(device)
-    name = environment.get("processor") or "CPU"
+    name = str(environment.get("processor") or "CPU")
     return f"{name}, {threads} thread{'s' if threads != 1 else ''}" if threads else name

@@ -290,7 +290,8 @@ def quick_report(tmp_path, monkeypatch):
     """Make a report of one notebook, whose run writes a figure, without a kernel; returns what is there afterwards."""
     notebooks = tmp_path / "notebooks"
     notebooks.mkdir()
-    parameters = new_code_cell('model = "v3_small"\nwidth = 1.0\nchanges = {}', metadata={"tags": ["parameters"]})
+    told = 'model = "v3_small"\nwidth = 1.0\nchanges = {}\ndataset = "cifar100"\ndata_folder = None\nstart = None'
+    parameters = new_code_cell(told, metadata={"tags": ["parameters"]})
     cells = [new_markdown_cell("# A page\n\nA sentence."), parameters, new_code_cell("1")]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), notebooks / "01_page.ipynb")
