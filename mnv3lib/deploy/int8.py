@@ -12,6 +12,8 @@ for scale * (q - zero). Three things make that possible without a loss:
 - A gate, clip(x + 3, 0, 6) / 6, is no node either. The layer before writes with scale 6/254 and zero 127, and its bytes
   are the gate when they are read with scale 1/254 and zero 0.
 
+Bytes do badly where one channel before a hard swish is far wider than the others; see `WideHardSwish`.
+
 Weights are int8 with a scale for each channel. The operators with a Q are those of onnxruntime (com.microsoft).
 """
 
@@ -31,6 +33,8 @@ CUT = 1e-4  # the share of an activation's values that its range leaves out
 FLAT = 1e-4  # the least range of an activation: one that never varies in the images may do so in others
 LARGEST_BIAS = 2**29  # in units of a sum of products, which has to fit in 32 bits with it
 CHANNELS = 16  # a multiple of these is what onnxruntime's loops take at a time; the rest goes one by one
+LEAST_ZERO = 8  # the least z of a hard swish in bytes, a step being 3 / z
+ROOM = 4  # how far a channel may reach beyond the median of the channels behind a wide hard swish
 HARD_SWISH, RELU = (nn.Hardswish, ComposedHardswish), (nn.ReLU, nn.ReLU6)
 
 
@@ -43,7 +47,11 @@ def quantized(network: nn.Module, images: torch.Tensor, mean=(0.0, 0.0, 0.0), st
     onnx, _ = onnx_files.extra()
     traced = _traced(network)
     mean, std = (torch.tensor(values, dtype=torch.float32).reshape(3, 1, 1) for values in (mean, std))
-    writer = _Writer(traced, ranges(traced, (images - mean) / std))
+    normal = (images - mean) / std
+    found = ranges(traced, normal)
+    if widen(traced, found, normal):
+        found = ranges(traced, normal)
+    writer = _Writer(traced, found)
     writer.write(mean.numpy(), std.numpy())
     value = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(
@@ -102,6 +110,81 @@ def ranges(traced: fx.GraphModule, images: torch.Tensor) -> dict[str, tuple[floa
     return {name: (max(lows[name], -top[-1]).item(), min(highs[name], top[-1]).item()) for name, top in largest.items()}
 
 
+class WideHardSwish(nn.Module):
+    """A hard swish that is computed in float with the layer before it, and its channels divided by `by`.
+
+    It stands where values reach so far that steps of bytes would be coarse beside the 3 and -3 of hard swish.
+    """
+
+    def __init__(self, by: torch.Tensor):
+        super().__init__()
+        self.register_buffer("by", by)
+
+    def forward(self, x):
+        return nn.functional.hardswish(x) / self.by
+
+
+def zero_of(high: float) -> int:
+    """The z of a hard swish (see above) of values up to `high`."""
+    return round(255 * 3 / (3 + max(high, 0)))
+
+
+def widen(traced: fx.GraphModule, found: dict[str, tuple[float, float]], images: torch.Tensor) -> bool:
+    """Make each hard swish whose z would be too small a WideHardSwish; False if there is none.
+
+    Channels that reach far beyond the others are divided, those added to them too, and the layers that read them make
+    up for it. Where others than convolutions read them nothing is divided.
+    """
+    steps = [step for step in traced.graph.nodes if isinstance(_layer(traced, step), HARD_SWISH)]
+    steps = [step for step in steps if zero_of(found[step.all_input_nodes[0].name][1]) < LEAST_ZERO]
+    for step in steps:
+        by, (readers, writers) = torch.ones(1), _stream(step)
+        layers = [_layer(traced, one) for one in readers + writers]
+        if all(isinstance(layer, nn.Conv2d) for layer in layers) and all(len(one.users) == 1 for one in writers):
+            reach = _reach(traced, step, images)
+            by = (reach / (ROOM * reach.median()).clamp(min=FLAT)).clamp(min=1).reshape(-1, 1, 1, 1)
+            with torch.no_grad():
+                for layer in layers[: len(readers)]:
+                    layer.weight *= by if layer.groups > 1 else by.transpose(0, 1)
+                for layer in layers[len(readers) :]:
+                    layer.weight /= by
+                    layer.bias /= by.flatten()
+            by = by.transpose(0, 1)
+        traced.set_submodule(step.target, WideHardSwish(by))
+    return bool(steps)
+
+
+def _stream(step: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:
+    """What reads `step` and the sums it goes into, and what else is added to them."""
+    sums, readers, added = [step], [], []
+    for one in sums:
+        for user in one.users:
+            if user.target is not operator.add:
+                readers.append(user)
+            elif user not in sums:
+                sums.append(user)
+                added += user.all_input_nodes
+    return readers, [one for one in added if one not in sums]
+
+
+def _reach(traced: fx.GraphModule, step: fx.Node, images: torch.Tensor) -> torch.Tensor:
+    """The largest value of each channel of `step`, without the CUT outermost."""
+
+    class Watched(fx.Interpreter):
+        def run_node(self, node):
+            output = super().run_node(node)
+            if node is step:
+                tops.append(output.transpose(0, 1).flatten(1))
+            return output
+
+    tops = []
+    with torch.inference_mode():
+        for batch in images.split(onnx_files.BATCH):
+            Watched(traced).run(batch)
+    values = torch.cat(tops, 1)
+    return values.topk(math.ceil(CUT * values.shape[1])).values[:, -1].clone()
+
+
 class Bytes(NamedTuple):
     """A tensor of the graph: a byte q stands for scale * (q - zero)."""
 
@@ -137,6 +220,8 @@ class _Writer:
                 made[step] = given[0]
             elif isinstance(layer, nn.Hardsigmoid):
                 made[step] = Bytes(given[0].name, 1 / 254, 0)
+            elif isinstance(layer, WideHardSwish):
+                made[step] = self.wide(step, layer, *given)
             elif isinstance(layer, HARD_SWISH):
                 made[step] = self.hard_swish(step, *given)
             elif isinstance(layer, nn.AdaptiveAvgPool2d):
@@ -149,11 +234,14 @@ class _Writer:
 
     def images(self, step: fx.Node, mean: np.ndarray, std: np.ndarray) -> Bytes:
         """The normalised images. A layer pads with zeros, which are the mean: it has to be taken off before."""
-        scale, zero = over(*self.found[step.name])
         normal = self.node("Sub", ["images", self.constant(mean)], "moved")
         normal = self.node("Div", [normal, self.constant(std)], "normalised")
-        limits = [self.constant(np.float32(scale)), self.constant(np.uint8(zero))]
-        return Bytes(self.node("QuantizeLinear", [normal, *limits], step.name), scale, zero)
+        return self.in_bytes(step, normal)
+
+    def in_bytes(self, step: fx.Node, floats: str) -> Bytes:
+        result = Bytes(step.name, *over(*self.found[step.name]))
+        self.node("QuantizeLinear", [floats, *self.read(result)[1:]], step.name)
+        return result
 
     def weighted(self, step: fx.Node, layer: nn.Conv2d | nn.Linear, given: Bytes) -> Bytes:
         """A convolution or linear layer; the last one gives floats.
@@ -168,6 +256,8 @@ class _Writer:
         first, last = step.all_input_nodes[0].op == "placeholder", next(iter(step.users)).op == "output"
         weight = padded(weight, 0 if last else CHANNELS, 1 if depthwise or first else CHANNELS)
         bias = padded(bias, 0 if last else CHANNELS)
+        if isinstance(_layer(self.traced, next(iter(step.users))), WideHardSwish):
+            return self.in_float(step, layer, given, weight, bias)
         flat = weight.reshape(len(weight), -1)
         scale = np.abs(flat).max(1) / (64 if first else 127)
         if not depthwise:
@@ -186,10 +276,24 @@ class _Writer:
             self.node("QGemm", inputs, "logits" if last else step.name, domain="com.microsoft")
         else:
             inputs += [*output, self.constant(whole_bias)]
-            pads = [*layer.padding, *layer.padding]
-            groups = len(weight) if depthwise else 1
-            self.node("QLinearConv", inputs, step.name, strides=layer.stride, pads=pads, group=groups)
+            self.node("QLinearConv", inputs, step.name, **places(layer, len(weight)))
         return result
+
+    def in_float(self, step: fx.Node, layer: nn.Module, given: Bytes, weight: np.ndarray, bias: np.ndarray) -> Bytes:
+        floats = self.node("DequantizeLinear", self.read(given), f"{step.name}_given")
+        inputs = [floats, *(self.constant(values.astype(np.float32)) for values in (weight, bias))]
+        if isinstance(layer, nn.Linear):
+            self.node("Gemm", inputs, step.name, transB=1)
+        else:
+            self.node("Conv", inputs, step.name, **places(layer, len(weight)))
+        return Bytes(step.name, 1, 0)  # no bytes yet: WideHardSwish makes them
+
+    def wide(self, step: fx.Node, layer: WideHardSwish, given: Bytes) -> Bytes:
+        floats = self.node("HardSwish", [given.name], f"{step.name}_floats")
+        if layer.by.numel() > 1:
+            factor = padded(1 / layer.by.numpy(), 0, CHANNELS)
+            floats = self.node("Mul", [floats, self.constant(factor)], f"{step.name}_divided")
+        return self.in_bytes(step, floats)
 
     def limits(self, step: fx.Node) -> tuple[float, int]:
         """Scale and zero of what a layer with weights gives, as the activation behind it wants them."""
@@ -200,7 +304,7 @@ class _Writer:
         if isinstance(activation, nn.Hardsigmoid):
             return 6 / 254, 127
         if isinstance(activation, HARD_SWISH):
-            zero = round(255 * 3 / (3 + max(self.found[step.name][1], 0)))
+            zero = zero_of(self.found[step.name][1])
             return 3 / zero, zero
         return over(*self.found[step.name])
 
@@ -233,6 +337,12 @@ class _Writer:
             self.known[key] = f"constant_{len(self.known)}"
             self.constants.append(onnx.numpy_helper.from_array(np.array(value, order="C"), self.known[key]))
         return self.known[key]
+
+
+def places(layer: nn.Conv2d, channels: int) -> dict:
+    """The attributes of a convolution with `channels` outputs."""
+    groups = channels if layer.groups > 1 else 1
+    return {"strides": layer.stride, "pads": [*layer.padding, *layer.padding], "group": groups}
 
 
 def padded(values: np.ndarray, *multiples: int) -> np.ndarray:

@@ -126,3 +126,28 @@ def test_ranges_leave_out_the_largest_values_whatever_the_batch(monkeypatch):
         low, high = int8.ranges(torch.fx.symbolic_trace(Twice()), values.reshape(100, 10, 10, 10))["add"]
         assert low == -2  # no value below it, so nothing is cut
         assert high == pytest.approx(2 * values.sort().values[-10].item())  # a ten-thousandth of 100,000
+
+
+def test_one_wide_channel_before_a_hard_swish_does_no_harm(photographs):
+    """The others would have few steps left, and so would what is added to them."""
+
+    class Added(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.activation = nn.Conv2d(3, 8, 3, padding=1), nn.Hardswish()
+            self.branch, self.behind = nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Conv2d(8, 16, 1)
+            self.end = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5))
+
+        def forward(self, x):
+            x = self.activation(self.first(x))
+            return self.end(self.behind(x + self.branch(x)))
+
+    torch.manual_seed(1)
+    network = Added()
+    with torch.no_grad():
+        network.first.weight *= 4
+        network.first.weight[4] *= 1000
+        network.behind.weight[:, 4] /= 1000
+    expected, got, model = answers(network, photographs)
+    assert alike(expected - expected.mean(0), got - expected.mean(0)) > 0.99
+    assert "HardSwish" in {node.op_type for node in model.graph.node}
