@@ -89,6 +89,7 @@ def run(job: dict) -> int:
 
 def serve() -> None:
     torch.set_num_threads(1)
+    os.environ["MNV3_KERNELS"] = "torch"  # every child would load or compile Numba's loops anew, and write their cache
     digits = data.load("digits")
     few = dataclasses.replace(
         digits, train=digits.train.take(torch.arange(64)), test=digits.test.take(torch.arange(20))
