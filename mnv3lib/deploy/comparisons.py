@@ -142,7 +142,7 @@ def files(table: pd.DataFrame) -> pd.DataFrame:
     keys = ["run", "runtime"]
     found = table.sort_values("batch", kind="stable").drop_duplicates(keys).set_index(keys)
     found["network"] = [title(row) for row in found.itertuples()]
-    found = found[["network", "model", "file_mb", "file_top1", "peak_mib"]]
+    found = found.reindex(columns=["network", "model", "file_mb", "file_top1", "peak_mib"])  # not all are measured
     for batch, rows in table.groupby("batch"):
         times = rows.set_index(keys)["median_ms"]
         found[f"ms_{batch}"] = times
