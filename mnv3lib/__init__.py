@@ -11,7 +11,7 @@ _PLACES = {
     "build": "networks",
     "load": "store",
     "predict": "inference",
-    "train": "transfer",
+    "train": "own.transfer",
 }
 __all__ = list(_PLACES)
 

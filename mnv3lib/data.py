@@ -77,7 +77,7 @@ def load(name: str = "cifar100", folder: str | os.PathLike | None = None, size: 
     if a file is damaged. `size` and `options` are for images of one's own; see folders.load.
     """
     if name not in CLASSES and folder:
-        from mnv3lib import folders  # which stands on this module
+        from mnv3lib.own import folders  # which stands on this module
 
         return folders.load(folder, size, **options)
     choose("data set", name, CLASSES)
@@ -90,7 +90,7 @@ def load(name: str = "cifar100", folder: str | os.PathLike | None = None, size: 
 
 def folder(path: str | os.PathLike, size: int = 32, **options) -> Dataset:
     """The images of one's own in a folder, in a folder a class, at `size` pixels a side; see folders.load."""
-    from mnv3lib import folders
+    from mnv3lib.own import folders
 
     return folders.load(path, size, **{"log": print} | options)
 
@@ -218,6 +218,17 @@ def holdout(train: Split, fraction: float = 0.1) -> tuple[Split, Split]:
 def parts(dataset: Dataset, split: str) -> tuple[Split, Split]:
     """What a recipe's `split` trains on and what it is measured on: full or holdout."""
     return holdout(dataset.train) if split == "holdout" else (dataset.train, dataset.test)
+
+
+def normalisation(images: torch.Tensor, portion: int = 500) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel, in [0, 1], of uint8 images [n, height, width, 3]."""
+    counts = np.zeros((3, 256))
+    for part in images.split(portion):
+        counts += [np.bincount(part[..., channel].numpy().ravel(), minlength=256) for channel in range(3)]
+    levels, shares = np.arange(256) / 255, counts / counts.sum(1, keepdims=True)
+    mean = shares @ levels
+    deviation = np.sqrt(shares @ levels**2 - mean**2).clip(1 / 255)  # of one colour alone it would be nothing
+    return tuple(mean.tolist()), tuple(deviation.tolist())
 
 
 def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:

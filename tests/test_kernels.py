@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import mnv3lib
 from mnv3lib import build, kernels, training
 
 EPS = torch.finfo(torch.float32).eps
@@ -190,7 +189,7 @@ def test_what_is_no_number_goes_through_as_in_torch(way, model, value):
 @pytest.mark.parametrize("kind", [nn.ReLU, nn.ReLU6, nn.Hardswish])
 def test_activations_at_their_kinks(kind):
     """Values and slopes are torch's there too."""
-    compiled = pytest.importorskip("mnv3lib.compiled")
+    compiled = pytest.importorskip("mnv3lib.kernels.compiled")
     z = torch.tensor([-torch.inf, -4, -3, -1.5, -0.0, 0, 1e-30, 1.5, 3, 6, 7, torch.nan, torch.inf, -1, 2, -2])
     z.requires_grad_()
     expected = kind()(z)
@@ -241,8 +240,8 @@ def test_the_way_has_a_name(way):
 
 def test_without_numba_torch_makes_the_step(monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.delitem(sys.modules, "mnv3lib.compiled", raising=False)
-    monkeypatch.delattr(mnv3lib, "compiled", raising=False)
+    monkeypatch.delitem(sys.modules, "mnv3lib.kernels.compiled", raising=False)
+    monkeypatch.delattr(kernels, "compiled", raising=False)
     kernels._loops.cache_clear()
     try:
         assert kernels.way() == "torch"
@@ -251,7 +250,7 @@ def test_without_numba_torch_makes_the_step(monkeypatch):
 
 
 def test_a_place_that_cannot_be_written_to_keeps_nothing(monkeypatch):
-    compiled = pytest.importorskip("mnv3lib.compiled")
+    compiled = pytest.importorskip("mnv3lib.kernels.compiled")
 
     def njit(**options):
         if options.get("cache"):

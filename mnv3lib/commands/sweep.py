@@ -56,7 +56,8 @@ def run(options: argparse.Namespace) -> int:
             "name either a YAML file or fields of the recipe, e.g. --model small large --width 0.25 0.5, or --ablation"
         )
     # Dask and Jupyter are slow to import.
-    from mnv3lib import checkpoint, data, recipe, store, training, transfer
+    from mnv3lib import checkpoint, data, recipe, store, training
+    from mnv3lib.own import transfer
     from mnv3lib.report import sweep
     from mnv3lib.study import ablations, results
 

@@ -38,7 +38,8 @@ def add(command) -> None:
 def run(options: argparse.Namespace) -> None:
     fields = given(options)
     recipe.make(**fields, start="given" if options.start_from else "")  # what is wrong is told at once
-    from mnv3lib import data, store, training, transfer
+    from mnv3lib import data, store, training
+    from mnv3lib.own import transfer
     from mnv3lib.study import dead_channels
 
     use_threads(options)

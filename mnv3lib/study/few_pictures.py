@@ -13,10 +13,11 @@ import torch
 import yaml
 from scipy import stats
 
-from mnv3lib import data, store, training, transfer, writing
+from mnv3lib import data, store, training, writing
 from mnv3lib.data import Dataset, Split
 from mnv3lib.errors import InputError, one_line
 from mnv3lib.networks import MobileNet
+from mnv3lib.own import transfer
 from mnv3lib.provenance import ROOT
 
 HELD_OUT = (

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from mnv3lib import cost, data, store, training, transfer
+from mnv3lib import cost, data, store, training
 from mnv3lib.errors import InputError
 from mnv3lib.networks import MobileNet
+from mnv3lib.own import transfer
 from mnv3lib.recipe import Recipe
 from mnv3lib.study import evaluation
 

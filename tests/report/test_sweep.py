@@ -21,9 +21,10 @@ import photographs
 import pytest
 from records import record_of
 
-from mnv3lib import build, data, recipe, store, training, transfer
+from mnv3lib import build, data, recipe, store, training
 from mnv3lib.commands import main
 from mnv3lib.errors import InputError
+from mnv3lib.own import transfer
 from mnv3lib.provenance import ROOT
 from mnv3lib.report import parameters, sweep
 

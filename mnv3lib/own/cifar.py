@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mnv3lib.data import Dataset, Split
+from mnv3lib.data import Dataset, Split, normalisation
 from mnv3lib.errors import InputError, one_line
 
 BATCHES = [f"data_batch_{number}" for number in range(1, 6)]
@@ -32,22 +32,18 @@ HARMLESS = {  # that the arrays in the pickles are made of, by the names of old 
 }
 
 
-def find(folder: Path) -> Path | None:
-    """Where in `folder` one of LAYOUTS lies whole: itself, or a folder of its usual name in it."""
+def find(folder: Path) -> tuple[Path, str] | None:
+    """Where in `folder` one of LAYOUTS lies whole, itself or a folder of its usual name in it, and which."""
     for name, (train, test, meta, _) in LAYOUTS.items():
         for place in (folder, folder / name):
             if all((place / file).is_file() for file in [*train, test, meta]):
-                return place
+                return place, name
     return None
 
 
-def load(place: Path) -> Dataset:
-    """The data set at a `place` that `find` returned."""
-    name, (train, test, meta, key) = next(
-        (name, files)
-        for name, files in LAYOUTS.items()
-        if all((place / file).is_file() for file in [*files[0], files[1], files[2]])
-    )
+def load(place: Path, name: str) -> Dataset:
+    """The data set at the place and of the layout that `find` returned."""
+    train, test, meta, key = LAYOUTS[name]
     content = hashlib.sha256()
     if key:
         names = _unpickled(place / meta).get("fine_label_names" if key == "fine_labels" else "label_names")
@@ -61,8 +57,6 @@ def load(place: Path) -> Dataset:
         raise InputError(f"{place / meta} has no names of classes: unpack the archive again")
     parts = [[_part(place / file, key, len(names), content) for file in files] for files in (train, [test])]
     both = [Split(torch.cat([one.images for one in part]), torch.cat([one.labels for one in part])) for part in parts]
-    from mnv3lib.folders import normalisation  # which stands on this module
-
     facts = {"folder": str(place.absolute()), "classes": names, "train": len(both[0]), "test": len(both[1])}
     digest = content.hexdigest()[:12]
     return Dataset(

@@ -36,7 +36,7 @@ def _loops():
     if os.environ.get("MNV3_KERNELS") == "torch":
         return None
     try:
-        from mnv3lib import compiled
+        from mnv3lib.kernels import compiled
     except ImportError:
         return None
     return compiled

@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mnv3lib import cifar
-from mnv3lib.data import Dataset, Split
+from mnv3lib.data import Dataset, Split, normalisation
 from mnv3lib.errors import InputError, local, whole, within
 from mnv3lib.inference import as_pixels, load_image, printable
+from mnv3lib.own import cifar
 from mnv3lib.progress import bar
 from mnv3lib.provenance import cache_folder
 from mnv3lib.recipe import DATASETS, OWN
@@ -56,9 +56,10 @@ def load(
     folder = local(folder)
     whole("image size", size, 8, 512)
     within("test_share", test_share, 0, 0.9, above=True)
-    if folder.is_dir() and (place := cifar.find(folder)):
+    if folder.is_dir() and (found := cifar.find(folder)):
+        place, layout = found
         log(f"{place} is {place.name if place.name in cifar.LAYOUTS else 'CIFAR'} as published")
-        return cifar.load(place)
+        return cifar.load(place, layout)
     sets = find_sets(folder)
     names = find_classes(sets["train"])
     if "test" in sets and (lacking := sorted(set(find_classes(sets["test"])) - set(names))):
@@ -159,17 +160,6 @@ def find_files(folder: Path) -> list[Path]:
         below[:] = [name for name in below if not _hidden(name)]
         found += [Path(parent, name) for name in names if not _hidden(name)]
     return sorted(path for path in found if path.suffix.lower() not in NO_IMAGES)
-
-
-def normalisation(images: torch.Tensor, portion: int = 500) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel, in [0, 1], of uint8 images [n, height, width, 3]."""
-    counts = np.zeros((3, 256))
-    for part in images.split(portion):
-        counts += [np.bincount(part[..., channel].numpy().ravel(), minlength=256) for channel in range(3)]
-    levels, shares = np.arange(256) / 255, counts / counts.sum(1, keepdims=True)
-    mean = shares @ levels
-    deviation = np.sqrt(shares @ levels**2 - mean**2).clip(1 / 255)  # of one colour alone it would be nothing
-    return tuple(mean.tolist()), tuple(deviation.tolist())
 
 
 def _raise(error: OSError) -> None:

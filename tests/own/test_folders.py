@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mnv3lib import InputError, data, folders
+from mnv3lib import InputError, data
 from mnv3lib.inference import as_pixels, load_image
+from mnv3lib.own import folders
 
 
 @pytest.fixture(autouse=True)

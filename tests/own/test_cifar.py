@@ -6,7 +6,8 @@ import pickle
 import numpy as np
 import pytest
 
-from mnv3lib import InputError, cifar, folders
+from mnv3lib import InputError
+from mnv3lib.own import cifar, folders
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 3072), np.uint8)
 LABELS = [number % 3 for number in range(12)]
