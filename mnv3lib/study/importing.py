@@ -1,6 +1,7 @@
 """Old checkpoints: the weights in a .pth file, read without running what is in it, made a run of this project."""
 
 import dataclasses
+import errno
 import hashlib
 import re
 import zipfile
@@ -92,9 +93,11 @@ def _content(path: Path):
                 if any(member.compress_type != zipfile.ZIP_STORED for member in file.infolist()):
                     raise InputError(f"{path} is compressed, which no checkpoint of torch is")
         return torch.load(path, weights_only=True, map_location="cpu")
-    except (InputError, OSError):
+    except InputError:
         raise
-    except Exception:  # of all kinds, on damaged files; what torch says of others is no advice to follow
+    except Exception as error:  # of all kinds, on damaged files; what torch says of others is no advice to follow
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which is what torch's own reader raises
+            raise
         raise InputError(
             f"{path} is damaged or holds more than tensors: save the network's state_dict() alone"
         ) from None

@@ -160,6 +160,16 @@ def test_what_is_no_checkpoint_is_called_what_it_is(tmp_path):
             importing.read_pth(tmp_path / name)
 
 
+@pytest.mark.parametrize("share", (0.005, 0.02, 0.04, 0.1, 0.5, 0.99))
+def test_a_download_that_broke_off_is_called_damaged(raw, tmp_path, share):
+    """torch's reader answers the shortest with an OSError, as a disk would."""
+    torch.save({"model": raw}, tmp_path / "a.pth")
+    content = (tmp_path / "a.pth").read_bytes()
+    (tmp_path / "a.pth").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(InputError, match=r"a\.pth is damaged"):
+        importing.read_pth(tmp_path / "a.pth")
+
+
 def test_the_record_tells_which_weights_and_the_mend_names_three_tensors(
     raw, average, few_digits, tmp_path, monkeypatch, capsys
 ):
