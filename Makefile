@@ -42,5 +42,5 @@ lab: setup
 	$(BIN)/jupyter lab notebooks
 
 lock: setup
-	$(BIN)/uv pip compile pyproject.toml --extra deploy --extra executorch --extra ncnn --group dev --universal --python-version 3.11 --output-file requirements.txt \
+	$(BIN)/uv pip compile pyproject.toml --extra deploy --extra executorch --extra ncnn --extra openvino --group dev --universal --python-version 3.11 --output-file requirements.txt \
 	  --upgrade --quiet --no-annotate --no-emit-index-url --custom-compile-command "make lock"

@@ -9,7 +9,8 @@ RUNTIMES = {
     "compiled": "torch.compile of the folded network, channels_last",
     "onnxruntime": "exported to ONNX, onnxruntime's CPU provider",
     "onnxruntime-int8": "all in int8 from the image to the logits, onnxruntime",
-    "openvino": "exported to ONNX, OpenVINO's CPU plugin",
+    "openvino": "exported to OpenVINO, its CPU plugin",
+    "openvino-int8": "the same, quantized to int8 by NNCF",
     "executorch": "exported to ExecuTorch, XNNPACK's layers",
     "executorch-int8": "the same, quantized to int8",
     "ncnn": "exported to ncnn, image by image",
@@ -18,6 +19,8 @@ RUNTIMES = {
 FORMATS = {
     "onnx": "{run}.onnx",
     "onnx-int8": "{run}_int8.onnx",
+    "openvino": "{run}_openvino",
+    "openvino-int8": "{run}_openvino_int8",
     "executorch": "{run}_executorch",
     "executorch-int8": "{run}_executorch_int8",
     "ncnn": "{run}_ncnn",
