@@ -54,17 +54,15 @@ def opened(folder: Path, threads: int | None = None) -> Callable[[np.ndarray], n
 def _converted(module, images):
     """The module as an OpenVINO model that leaves the number of images open.
 
-    Not by way of ONNX: there the gates are spelled so that NNCF does not know them, quantizes them and loses more. And
-    as read_model gives it, weights are behind a Reshape that NNCF does not see through: those of depthwise layers get
-    scales along the wrong axis, and OpenVINO computes these layers in float.
+    Not by way of our ONNX: NNCF does not know its gates, quantizes them, too, and loses more. And as read_model reads
+    it, depthwise weights are behind a Reshape for which NNCF takes the wrong axis: they get scales along the kernel's
+    width, and OpenVINO computes these layers in float.
     """
     import torch
 
     openvino = _extra("openvino")
     with torch.inference_mode():
-        model = openvino.convert_model(module, example_input=images[:2], input=[-1, *images.shape[1:]])
-    model.output().get_tensor().set_names({"logits"})
-    return model
+        return openvino.convert_model(module, example_input=images[:2], input=[-1, *images.shape[1:]])
 
 
 def _save(model, folder: Path) -> None:
