@@ -14,6 +14,7 @@ RUNTIMES = {
     "executorch": "exported to ExecuTorch, XNNPACK's layers",
     "executorch-int8": "the same, quantized to int8",
     "ncnn": "exported to ncnn, image by image",
+    "tflite": "exported to LiteRT, its XNNPACK layers",
 }
 # What `mnv3 export` writes, and where to if nobody says
 FORMATS = {
@@ -24,5 +25,11 @@ FORMATS = {
     "executorch": "{run}_executorch",
     "executorch-int8": "{run}_executorch_int8",
     "ncnn": "{run}_ncnn",
+    "tflite": "{run}_tflite",
     "html": "{run}.html",
+}
+# What it does not, and why
+REFUSED = {
+    "tflite-int8": "LiteRT's quantizer gives wrong answers without a word where a channel is always zero, and V3 takes "
+    "longer in int8 than in fp32: take tflite or executorch-int8"
 }
