@@ -178,7 +178,7 @@ def guess(network: MobileNet, pixels: torch.Tensor, top: int = 5) -> list[list[t
     if not 1 <= top <= len(network.classes):
         raise InputError(f"top {top}: choose from 1 to {len(network.classes)}, the number of classes")
     training = network.training
-    classes, probabilities = best(network, pixels, pixels.shape[1], top, batch_size=100)
+    classes, probabilities = best(logits(network, pixels, pixels.shape[1], batch_size=100), top)
     network.train(training)
     named = [[network.classes[index] for index in row] for row in classes.tolist()]
     return [list(zip(*row, strict=True)) for row in zip(named, probabilities.tolist(), strict=True)]
@@ -272,30 +272,39 @@ def resize(inputs: torch.Tensor, size: int) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def best(
-    network: MobileNet, images: torch.Tensor, size: int, count: int, batch_size: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `count` likeliest classes and their probabilities, [n, count] each, best first, of uint8 images.
+def logits(network: MobileNet, images: torch.Tensor, size: int, batch_size: int) -> torch.Tensor:
+    """What the network says of uint8 images [n, height, width, 3], resampled to `size` pixels a side: [n, classes].
 
-    images: [n, height, width, 3], resampled to `size` pixels a side. The network is left in eval mode.
+    The network is left in eval mode.
     """
     network.eval()
     device = next(network.parameters()).device
     found = []
     for portion in images.split(batch_size):
         inputs = data.normalise(portion.to(device), network.mean, network.std)
-        found.append(network(resize(inputs, size)).softmax(1).topk(count))
-    return torch.cat([one.indices.cpu() for one in found]), torch.cat([one.values.cpu() for one in found])
+        found.append(network(resize(inputs, size)).cpu())
+    return torch.cat(found)
+
+
+def best(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `count` likeliest classes and their probabilities, [n, count] each, best first."""
+    found = logits.softmax(1).topk(count)
+    return found.indices, found.values
 
 
 def best_five(network: MobileNet, split: Split, size: int = 32, batch_size: int | None = None) -> dict[str, np.ndarray]:
     """`labels` [n], the five best `classes` [n, 5], best first, and their `probabilities` [n, 5] for every image."""
-    known = network.architecture.num_classes
     batch_size = batch_size or max(1, min(500, 500 * 32**2 // size**2))  # of larger images fewer fit into the memory
-    classes, probabilities = best(network, split.images, size, min(5, known), batch_size)
+    return ranked(logits(network, split.images, size, batch_size), split.labels)
+
+
+def ranked(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, np.ndarray]:
+    """As `best_five`, from logits [n, classes]."""
+    known = logits.shape[1]
+    classes, probabilities = best(logits, min(5, known))
     kind = np.uint8 if known <= 256 else np.uint16
     return {
-        "labels": split.labels.cpu().numpy().astype(kind),
+        "labels": labels.cpu().numpy().astype(kind),
         "classes": classes.numpy().astype(kind),
         "probabilities": probabilities.numpy().astype(np.float32),
     }

@@ -15,7 +15,12 @@ def add(command) -> None:
     command.add_argument(
         "--details", action="store_true", help="by class and superclass, confusion and calibration too (table, json)"
     )
-
+    command.add_argument(
+        "--corruptions",
+        type=path,
+        metavar="FOLDER",
+        help="instead, measure them on spoilt test images, and write two tables of that to this folder",
+    )
     command.add_argument(
         "--html", type=path, metavar="FILE", help="write the worst mistakes on your own images there, as thumbnails"
     )
@@ -24,11 +29,18 @@ def add(command) -> None:
 def run(options: argparse.Namespace) -> None:
     if options.details and options.format == "csv":
         options.parser.error("--details has several tables and CSV holds one: use --format json")
+    if options.corruptions and (options.recorded or options.details or options.html or options.format != "table"):
+        options.parser.error("--corruptions takes runs, --models, --data and --threads")
     from mnv3lib import writing
     from mnv3lib.report import mistakes
-    from mnv3lib.study import evaluation
+    from mnv3lib.study import corruptions, evaluation
 
     use_threads(options)
+    if options.corruptions:
+        corruptions.record(
+            options.runs, options.corruptions, models=options.models, data_folder=options.data, log=print
+        )
+        return
     evaluations = evaluation.evaluate(
         options.runs, models=options.models, data_folder=options.data, recorded=options.recorded, log=note
     )
@@ -70,13 +82,19 @@ def tables(one) -> dict:
     }
 
 
+def scaled(scores: dict) -> str:
+    """What else calibration.scores tells of a live measurement."""
+    text = "; NLL {nll:.3f}; at a temperature of {temperature:.2f} NLL {nll_scaled:.3f}, error {ece_scaled:.2f}"
+    return text.format_map(scores) if scores else ""
+
+
 def print_details(one) -> None:
     """Everything by class and superclass, the confusion between superclasses and the calibration of an Evaluation."""
     titles = (
         "by class (top-1 and top-5 in percent)",
         "by superclass (percent)",
         "most confused pairs (images)",
-        f"calibration (expected calibration error {one.ece:.2f} points)",
+        f"calibration (expected calibration error {one.ece:.2f} points{scaled(one.scores)})",
     )
     for title, table in zip(titles, tables(one).values(), strict=True):
         print(f"\n{one.run}: {title}\n{table.to_string(index=False, float_format='{:.2f}'.format)}")

@@ -107,6 +107,27 @@ def name_points(axes: plt.Axes, names: list[tuple[float, float, str, object]]) -
         taken.append(_move(text, SIDES[np.argmin(hidden)]))
 
 
+def name_lines(axes: plt.Axes) -> None:
+    """Write the label of each line behind its right end, in its colour, in place of a legend; none hides another.
+
+    To be called last, as `name_points`.
+    """
+    axes.figure.canvas.draw()
+    scale = 72 / axes.figure.dpi  # points a pixel
+    lines = [handle[0] if isinstance(handle, tuple) else handle for handle in axes.get_legend_handles_labels()[0]]
+    ends = [max(line.get_xydata().tolist()) for line in lines]
+    heights = scale * axes.transData.transform(ends)[:, 1] if ends else []
+    order, places = np.argsort(heights), np.array(heights)
+    for _ in range(200):  # those closer than a line of text move apart, half of the way each
+        gaps = np.clip(12 - np.diff(places[order]), 0, None) / 2
+        places[order[:-1]] -= gaps
+        places[order[1:]] += gaps
+    for line, label, end, shift in zip(lines, axes.get_legend_handles_labels()[1], ends, places - heights, strict=True):
+        leader = {"arrowstyle": "-", "color": "0.6", "lw": 0.6, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 1}
+        look = {"color": line.get_color(), "fontsize": 8, "va": "center", "arrowprops": leader}
+        axes.annotate(label, end, (12, shift), "data", "offset points", annotation_clip=False, **look)
+
+
 def _move(text: plt.Annotation, side: tuple[int, int]) -> mpl.transforms.Bbox:
     """Put `text` on this side of its point; the pixels that it takes there."""
     right, up = side

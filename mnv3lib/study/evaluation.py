@@ -1,13 +1,13 @@
 """How good a trained model is on the test set: accuracy with intervals, by class, confusion, calibration.
 
 Everything is computed from the five best classes of each image and their probabilities, either measured now ("live")
-or as the run recorded them ("recorded").
+or as the run recorded them ("recorded"); NLL and temperature need all classes, and so a live measurement.
 """
 
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from mnv3lib.data import Split
 from mnv3lib.errors import InputError
 from mnv3lib.networks import MobileNet
 from mnv3lib.progress import bar
+from mnv3lib.study import calibration
 
 RIGHT = ["top1", "top5", "superclass_right"]  # what can be right of an image
 PORTION = 25  # images at a time: their maps stay in the cache, and little memory is kept from call to call
@@ -42,7 +43,8 @@ class Evaluation:
     """The predictions of one run on its test set, and what follows from them. Accuracies are in percent.
 
     record: the run's record.json; source: live or recorded; names: of the classes; labels [n]; guesses [n, 5] and
-    probabilities [n, 5]: the five best classes, best first; files: of the images, where they are a person's own.
+    probabilities [n, 5]: the five best classes, best first; files: of the images, where they are a person's own;
+    scores: calibration.scores of a live measurement.
     """
 
     record: dict
@@ -52,6 +54,7 @@ class Evaluation:
     guesses: np.ndarray
     probabilities: np.ndarray
     files: tuple[Path, ...] = ()
+    scores: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
         images = len(self.labels)
@@ -131,6 +134,8 @@ class Evaluation:
             **{name: value for name, value in self._whole.items() if name.startswith("top")},
             "confidence": self.confidence,
             "ece": self.ece,
+            **dict.fromkeys(calibration.SCORES, np.nan),
+            **self.scores,
             "images": len(self.labels),
             "measured_on": measured_on(recipe),
             "source": self.source,
@@ -191,28 +196,13 @@ class Evaluation:
         return wrong[["file", "class", "taken for", "probability"]].head(count)
 
     def calibration(self, bins: int = 15) -> pd.DataFrame:
-        """The reliability table: images sorted by the probability of the best guess into equally wide bins.
-
-        Columns: low, high (the bin is (low, high]), images, confidence (mean probability of the best guess) and top1,
-        both in percent and missing in an empty bin.
-        """
-        edges = np.arange(bins + 1) / bins
-        images = pd.DataFrame(
-            {"confidence": self.probabilities[:, 0].astype(float).clip(0, 1), "top1": self.hits[:, 0]}
-        )
-        groups = images.groupby(pd.cut(images["confidence"], edges, labels=False, include_lowest=True))
-        filled = groups.size().reindex(range(bins), fill_value=0).to_numpy()
-        return pd.DataFrame({"low": edges[:-1], "high": edges[1:], "images": filled}).join(100 * groups.mean())
+        """The reliability table of the best guesses; see calibration.table."""
+        return calibration.table(self.probabilities[:, 0], self.hits[:, 0], bins)
 
     @property
     def ece(self) -> float:
-        """The expected calibration error, in percentage points; 0 is perfect.
-
-        Over 15 equally wide bins of the best guess's probability: the mean of |accuracy - confidence|, each bin
-        weighted by its images (Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3).
-        """
-        table = self.calibration().dropna()
-        return float(((table["top1"] - table["confidence"]).abs() * table["images"]).sum() / len(self.labels))
+        """The expected calibration error over 15 bins, in percentage points."""
+        return calibration.ece(self.calibration())
 
 
 def measured_on(recipe: dict) -> str:
@@ -277,7 +267,8 @@ def evaluate(
         best = (predictions[part] for part in ("labels", "classes", "probabilities"))
         names = data.CLASSES[name] if name in data.CLASSES else tuple(record["data"]["classes"])
         files = dataset.test_files if live and recipe["split"] == "full" else ()
-        one = Evaluation(record, "live" if live else "recorded", names, *best, files)
+        scores = calibration.scores(predictions["logits"], predictions["labels"]) if live else {}
+        one = Evaluation(record, "live" if live else "recorded", names, *best, files, scores)
         evaluations.append(one)
         seconds = f", {time.perf_counter() - start:.0f} s" if live else ""
         log(f"{run}: top-1 {one.top1:.2f} % on {len(one.labels):,} images, {one.source}{seconds}")
@@ -287,28 +278,29 @@ def evaluate(
 
 
 def measure(network: MobileNet, split: Split, size: int = 32, title: str = "") -> dict[str, np.ndarray]:
-    """As `inference.best_five`, on the GPU where there is one, under a bar with the `title`.
+    """As `inference.best_five`, and the `logits`, on the GPU where there is one, under a bar with the `title`.
 
     The network is left as it was: a copy is measured whose batch norms are folded into the convolutions.
     """
     inference.keep_memory()
     device = inference.default_device()
     folded = inference.fold(network).to(device, memory_format=torch.channels_last)
-    portions = list(map(Split, split.images.split(PORTION), split.labels.split(PORTION)))
+    portions = split.images.split(PORTION)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a portion a thread: several threads at one small portion wait for each other
     try:
         with ThreadPoolExecutor(threads if device.type == "cpu" else 1) as pool:
-            found = pool.map(lambda portion: inference.best_five(folded, portion, size), portions)
-            best = list(bar(found, title, total=len(portions), unit=" images", unit_scale=PORTION))
+            found = pool.map(lambda portion: inference.logits(folded, portion, size, PORTION), portions)
+            logits = torch.cat(list(bar(found, title, total=len(portions), unit=" images", unit_scale=PORTION)))
     finally:
         torch.set_num_threads(threads)
-    return {name: np.concatenate([each[name] for each in best]) for name in best[0]}
+    return inference.ranked(logits, split.labels) | {"logits": logits.numpy()}
 
 
 def summary(evaluations: list[Evaluation]) -> pd.DataFrame:
     """A row a run: run, model, width, parameters, macs, top1 and top5 in percent with their 95 % intervals, mean
-    confidence in percent, ece in percentage points, images, measured_on, source (live or recorded), recorded_top1."""
+    confidence in percent, ece in percentage points, calibration.SCORES, images, measured_on, source (live or recorded),
+    recorded_top1."""
     return pd.DataFrame([evaluation.summary() for evaluation in evaluations])
 
 

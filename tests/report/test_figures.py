@@ -4,6 +4,7 @@ import itertools
 
 import matplotlib.pyplot as plt
 import pytest
+from matplotlib.text import Text
 
 from mnv3lib.report import figures
 
@@ -34,3 +35,20 @@ def test_names_hide_neither_lines_nor_points_nor_each_other():
     stars = axes.transData.transform([(1.05, 1), (2.1, 2)])
     assert not any(box.contains(*pixel) for box in boxes for pixel in [*on_line, *stars])
     assert all(axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max) for box in boxes)
+
+
+def test_lines_are_named_at_their_right_ends_and_no_name_hides_another():
+    axes = plt.figure().subplots()
+    axes.set(ylim=(0, 10))
+    for label, last in (("upper", 9.0), ("one", 5.0), ("two", 5.01), ("three", 4.99)):
+        axes.plot([1, 2, 3], [0, 5, last], label=label)
+    axes.errorbar([3, 1], [2, 0], yerr=[1, 1], label="bars", color="black")
+    axes.plot([1, 3], [1, 1])
+    figures.name_lines(axes)
+    names = {text.get_text(): text for text in axes.texts}
+    assert names.keys() == {"upper", "one", "two", "three", "bars"}
+    boxes = {name: Text.get_window_extent(text) for name, text in names.items()}  # without the line to the end
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes.values(), 2))
+    assert boxes["three"].y0 < boxes["one"].y0 < boxes["two"].y0
+    assert names["bars"].xy == (3, 2) and names["bars"].get_color() == "black"
+    assert all(box.x0 > axes.transData.transform((3, 0))[0] for box in boxes.values())

@@ -142,3 +142,12 @@ def test_an_open_claim_says_how_many_of_its_comparisons_are_clear():
 def test_what_readme_links_to_is_there():
     links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / "README.md").read_text())
     assert len(links) > 5 and [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_a_heading_of_the_start_page_claims_only_what_the_records_say(models):
+    ahead, even = "More accurate than the earlier report", "Beside the earlier report"
+    page = readme.start(models, pages=[], figures=[], made="")
+    assert ahead in page and even not in page
+    save(models, recipe.make(model="v3_small", width=0.5), 50.0)
+    page = readme.start(models, pages=[], figures=[], made="")
+    assert even in page and ahead not in page

@@ -10,6 +10,7 @@ import pytest
 import records
 import torch
 from records import record_of
+from torch.nn import functional as F
 
 import mnv3lib
 from mnv3lib import data, inference, recipe, store, training
@@ -184,9 +185,13 @@ def test_digits_are_measured_on_the_test_set_of_digits(digits_run, digits):
     assert (live.source, len(live.labels)) == ("live", len(digits.test))
     expected = inference.best_five(store.load(run, folder), digits.test, 16)
     assert (live.guesses == expected["classes"]).all()
+    row, logits = live.summary(), inference.logits(store.load(run, folder), digits.test.images, 16, 100)
+    assert row["nll"] == pytest.approx(F.cross_entropy(logits, digits.test.labels).item(), abs=1e-4)
+    assert row["nll_scaled"] < row["nll"], "after one epoch probabilities are far off"
     (recorded,) = evaluation.evaluate([run], models=folder, recorded=True)
     assert (recorded.source, len(recorded.labels)) == ("recorded", 40)
     assert recorded.top1 == pytest.approx(store.load_record(run, folder)["result"]["top1"])
+    assert np.isnan(recorded.summary()["nll"]), "five classes do not tell it"
     # The record is of 40 digits alone, so the live result is another one, and that is said.
     assert recorded.agrees and not live.agrees
     assert len(lines) == 2
@@ -271,6 +276,7 @@ from mnv3lib import data, recipe, store
 from mnv3lib.study import evaluation
 sys.path.insert(0, sys.argv[2])
 from records import record_of
+from torch.nn import functional as F
 
 models, digits = Path(sys.argv[1]), data.load("digits")
 torch.set_num_threads(1)
@@ -357,6 +363,7 @@ def test_recorded_accuracy_is_measured_again_on_the_real_test_set(cifar100, rank
     network = store.load(record["run"], folder)
     assert network.classes == cifar100.classes
     predictions = evaluation.measure(network, cifar100.test, record["recipe"]["image_sizes"][-1])
-    live = Evaluation(record, "live", network.classes, *predictions.values())
+    best = (predictions[part] for part in ("labels", "classes", "probabilities"))
+    live = Evaluation(record, "live", network.classes, *best)
     assert live.top1 == pytest.approx(record["result"]["top1"], abs=0.05)
     assert live.top5 == pytest.approx(record["result"]["top5"], abs=0.05)
