@@ -45,6 +45,7 @@ def test_lines_are_named_at_their_right_ends_and_no_name_hides_another():
     axes.errorbar([3, 1], [2, 0], yerr=[1, 1], label="bars", color="black")
     axes.plot([1, 3], [1, 1])
     figures.name_lines(axes)
+    axes.figure.canvas.draw()
     names = {text.get_text(): text for text in axes.texts}
     assert names.keys() == {"upper", "one", "two", "three", "bars"}
     boxes = {name: Text.get_window_extent(text) for name, text in names.items()}  # without the line to the end

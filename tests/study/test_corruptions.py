@@ -39,9 +39,9 @@ def test_a_lead_is_of_the_differences_image_by_image():
     generator = np.random.default_rng(0)
     shared = generator.random(400)
     first, second = shared + 0.02 + 0.001 * generator.standard_normal(400), shared
-    points, low, high = corruptions.lead(first, second)
-    assert low < 2 < high
-    assert high - low < 0.1, "what both share does not widen it"
+    points, half = corruptions.lead(first, second)
+    assert points == pytest.approx(2, abs=half)
+    assert half == pytest.approx(1.96 * 0.1 / 400**0.5, rel=0.15), "what both share does not widen it"
     assert corruptions.lead(second, first)[0] == pytest.approx(-points)
 
 
