@@ -92,22 +92,33 @@ def _of_versions(models: pd.DataFrame, cost: str, spread: Spread) -> list[dict]:
     the cost, through means over seeds. The difference is the mean distance of two curves over the costs that both have.
     """
     about = {"claim": VERSIONS[cost], "question": False, "every": True, "cost": cost}
+    rows = []
+    for newer, older in (("V2", "V1"), ("V3", "V2")):
+        row = about | {"variant": newer, "against": older, "verdict": Verdict.MISSING}
+        found = curves(models, cost, newer, older)
+        if len(found):
+            means = [Seeds(one.top1, one.seeds, one.std) for one in found.itertuples()]
+            runs = found.groupby("version")["seeds"].sum()
+            row |= found[["least", "most"]].iloc[0].to_dict() | {"seeds": runs[newer], "seeds_against": runs[older]}
+            row |= _judged_difference(spread.contrast(found["weight"], means), 0, math.inf)
+        rows.append(row)
+    return rows
+
+
+def curves(models: pd.DataFrame, cost: str, newer: str, older: str) -> pd.DataFrame:
+    """The networks that the curves of two versions go through, and the weight of each in the curves' mean distance.
+
+    models: as for `tests`. Columns: version, model, width, cost, top1 (mean of its seeds), seeds, std, weight, least
+    and most (the costs that both versions have). Empty where they have none in common.
+    """
     usual = models[models["usual"]]
     usual = usual.assign(version=usual["model"].str[:2].str.upper(), **({} if cost in usual else {cost: math.nan}))
     networks = usual.groupby(["version", "model", "width"], as_index=False)
     networks = networks.agg(cost=(cost, "first"), top1=("top1", "mean"), seeds=("top1", "size"), std=("top1", "std"))
-    rows = []
-    for newer, older in (("V2", "V1"), ("V3", "V2")):
-        row = about | {"variant": newer, "against": older, "verdict": Verdict.MISSING}
-        new, old = (_front(networks[networks["version"] == one].dropna(subset=["cost"])) for one in (newer, older))
-        least, most = (max(new["cost"].min(), old["cost"].min()), min(new["cost"].max(), old["cost"].max()))
-        if least < most:
-            weights = [*_shares(new["cost"], least, most), *-_shares(old["cost"], least, most)]
-            means = [Seeds(one.top1, one.seeds, one.std) for one in pd.concat([new, old]).itertuples()]
-            row |= {"least": least, "most": most, "seeds": new["seeds"].sum(), "seeds_against": old["seeds"].sum()}
-            row |= _judged_difference(spread.contrast(weights, means), 0, math.inf)
-        rows.append(row)
-    return rows
+    new, old = (_front(networks[networks["version"] == one].dropna(subset=["cost"])) for one in (newer, older))
+    least, most = (max(new["cost"].min(), old["cost"].min()), min(new["cost"].max(), old["cost"].max()))
+    weights = [*_shares(new["cost"], least, most), *-_shares(old["cost"], least, most)] if least < most else []
+    return pd.concat([new, old])[: len(weights)].assign(weight=weights, least=least, most=most)
 
 
 def _front(networks: pd.DataFrame) -> pd.DataFrame:

@@ -111,11 +111,7 @@ def recorded(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.read_csv(folder / TABLE), pd.read_csv(folder / BY_IMAGE)
 
 
-def lead(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-    """By how many points the first is more often right than the second, and half its 95 % interval (Student's).
-
-    first, second: of the same images, the share of guesses that is right. The interval is about the choice of images.
-    """
-    difference = 100 * (np.asarray(first, float) - np.asarray(second, float))
-    error = difference.std(ddof=1) / len(difference) ** 0.5
-    return float(difference.mean()), float(scipy.stats.t.ppf(0.975, len(difference) - 1) * error)
+def mean(points: np.ndarray) -> tuple[float, float]:
+    """The mean over images and half its 95 % interval (Student's), which is about the choice of images."""
+    error = np.std(points, ddof=1) / len(points) ** 0.5
+    return float(np.mean(points)), float(scipy.stats.t.ppf(0.975, len(points) - 1) * error)

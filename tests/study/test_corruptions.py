@@ -35,14 +35,10 @@ def test_noise_is_of_the_strength_it_says(photographs):
     assert noise.std().item() == pytest.approx(25.5, rel=0.03)
 
 
-def test_a_lead_is_of_the_differences_image_by_image():
+def test_the_interval_of_a_mean_covers_it_in_19_of_20_cases():
     generator = np.random.default_rng(0)
-    shared = generator.random(400)
-    first, second = shared + 0.02 + 0.001 * generator.standard_normal(400), shared
-    points, half = corruptions.lead(first, second)
-    assert points == pytest.approx(2, abs=half)
-    assert half == pytest.approx(1.96 * 0.1 / 400**0.5, rel=0.15), "what both share does not widen it"
-    assert corruptions.lead(second, first)[0] == pytest.approx(-points)
+    found = [corruptions.mean(generator.normal(2, 1, 20)) for _ in range(2000)]
+    assert np.mean([abs(points - 2) < half for points, half in found]) == pytest.approx(0.95, abs=0.015)
 
 
 def test_a_record_is_written_run_by_run(tmp_path, monkeypatch, cifar100, capsys):
