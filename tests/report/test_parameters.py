@@ -1,5 +1,6 @@
 """What the notebooks may be told: the wrong is refused before anything runs, and no parameter is forgotten."""
 
+import ast
 import json
 import os
 from pathlib import Path
@@ -186,8 +187,8 @@ def test_a_cell_of_parameters_that_did_not_run_is_told():
 def test_notebooks_settle_first_and_write_to_build(name):
     code = [cell for cell in nbformat.read(NOTEBOOKS[name], as_version=4).cells if cell.cell_type == "code"]
     assert code[0].metadata.tags == ["parameters"]
-    lines = [line for line in code[1].source.splitlines() if line and "import" not in line]
-    assert lines[0] == f'parameters.settle("{name}", globals())'
+    done = [node for node in ast.parse(code[1].source).body if not isinstance(node, ast.Import | ast.ImportFrom)]
+    assert ast.unparse(done[0]) == f"parameters.settle('{name}', globals())"
     for parameter, default in parameters.defaults(NOTEBOOKS[name]).items():
         if parameter in ("figures_folder", "save_to"):
             assert default.startswith("../build/")
