@@ -122,6 +122,7 @@ def name_lines(axes: plt.Axes) -> None:
         gaps = np.clip(12 - np.diff(places[order]), 0, None) / 2
         places[order[:-1]] -= gaps
         places[order[1:]] += gaps
+    places += max(0, scale * axes.bbox.y0 + 6 - min(places, default=0))  # none below the axes
     for line, label, end, shift in zip(lines, axes.get_legend_handles_labels()[1], ends, places - heights, strict=True):
         leader = {"arrowstyle": "-", "color": "0.6", "lw": 0.6, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 1}
         look = {"color": line.get_color(), "fontsize": 8, "va": "center", "arrowprops": leader}
