@@ -1,9 +1,9 @@
 """A training step on a CPU, faster than torch's own operators make it.
 
-`forward` answers as the network does. Where Numba is installed, and with one thread, batch norm, activation, depthwise
-convolution and squeeze-excitation are its loops (compiled.py): they go through memory half as often, keep what a
-convolution gives and not what is made of it, and sum in float64. The rest is torch's, with the weight gradients of two
-kinds of convolution made otherwise, which else is all that is gained:
+`forward` answers as the network does. Where Numba is installed, batch norm, activation, depthwise convolution and
+squeeze-excitation are its loops (compiled.py): they go through memory half as often, keep what a convolution gives and
+not what is made of it, and sum in float64. The rest is torch's, with the weight gradients of two kinds of convolution
+made otherwise, which else is all that is gained:
 
 - 5x5 depthwise: oneDNN's fast kernel is for kernels up to three wide, so it is called twice with such;
 - pointwise: the roles of input and gradient are swapped where that is faster.
@@ -12,8 +12,8 @@ It is for training in float32 and channels_last alone: evaluation, export and tr
 come here.
 """
 
+import ctypes
 import os
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.metadata import version
 from typing import NamedTuple
@@ -43,13 +43,11 @@ def _loops():
 
 
 def _chosen() -> bool:
-    """Whether the loops serve: with one thread, or where MNV3_KERNELS is `numba`.
+    """Whether the loops serve: with one thread, or where torch's threads can be lent.
 
-    torch's threads wait for their next layer without giving up their core, so that with several the loops' own threads
-    come too late: the step takes a tenth longer than torch alone needs, by measurement.
+    Threads of their own would come too late, since torch's wait for their next layer without giving up their core.
     """
-    wanted = torch.get_num_threads() == 1 or os.environ.get("MNV3_KERNELS") == "numba"
-    return wanted and _loops() is not None
+    return _loops() is not None and (torch.get_num_threads() == 1 or _team() is not None)
 
 
 def way() -> str:
@@ -417,19 +415,39 @@ def _parts(images: int) -> int:
 
 
 def _share(images: int, work) -> None:
-    """Call work(part, first, last) for each part of the images, in threads of their own if there are several."""
+    """Call work(part, first, last) for each part of the images, on torch's threads if there are several."""
     parts = _parts(images)
     edges = [images * part // parts for part in range(parts + 1)]
     if parts == 1:
         work(0, 0, images)
-    else:
-        list(_threads(parts, os.getpid()).map(work, range(parts), edges, edges[1:]))
+        return
+    left, failed = iter(range(parts)), []
+
+    def take(_):
+        try:
+            for part in left:  # whichever is next, since OpenMP may give fewer threads than it is asked for
+                work(part, edges[part], edges[part + 1])
+        except BaseException as error:
+            failed.append(error)
+
+    _team()(_TASK(take), None, parts, 0)
+    if failed:
+        raise failed[0]
+
+
+_TASK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 @cache
-def _threads(count: int, process: int) -> ThreadPoolExecutor:
-    """Threads of this process: a forked one has none of its parent's."""
-    return ThreadPoolExecutor(count)
+def _team():
+    """OpenMP's function that has each thread of a team do a task, of the library that torch runs on; else None."""
+    try:
+        function = ctypes.CDLL(torch._C.__file__).GOMP_parallel
+    except (AttributeError, OSError):
+        return None
+    function.argtypes = _TASK, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint
+    function.restype = None
+    return function
 
 
 # Convolution by torch
