@@ -33,8 +33,8 @@ LOOPS = {
 MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 # What of a step is timed together: kind, direction, the events of torch's profiler, which are functions of kernels.
 EVENTS = (
-    ("pointwise", "forward", ("_Convolution",)),
-    ("pointwise", "backward", ("_ConvolutionBackward",)),
+    ("pointwise", "forward", ("_Pointwise", "_Convolution")),
+    ("pointwise", "backward", ("_PointwiseBackward", "_ConvolutionBackward")),
     ("depthwise", "forward", ("_Depthwise",)),
     ("depthwise", "backward", ("_DepthwiseBackward",)),
     ("norm, activation", "forward", ("batch_norm, moments", "_Activated")),

@@ -127,7 +127,9 @@ def _run(module: nn.Module, x: torch.Tensor | _Summed | _Pending) -> torch.Tenso
             )
     if isinstance(module, nn.Conv2d) and module.bias is None:
         if _chosen() and _is_depthwise(module):
-            return _depthwise(module, x)
+            return _own(_Depthwise, module, x)
+        if _chosen() and _is_pointwise(module):
+            return _own(_Pointwise, module, x)
         return _Convolution.apply(_finished(x), module.weight, module.stride, module.padding, module.groups)
     sums, later = (x.sums.numpy(), x.later) if isinstance(x, _Summed) else (None, None)
     x = _finished(x)
@@ -169,9 +171,17 @@ class _Affine(NamedTuple):
 
 
 class _Later:
-    """The way from a gradient behind norm and activation to the one before, left to the depthwise convolution there."""
+    """The way from a gradient behind norm and activation to the one before, left to the convolution there."""
 
     arrays = None
+
+    def take(self, grad: torch.Tensor) -> tuple:
+        """What the convolution's loop needs for it; `grad` may be the convolution's own gradient, too."""
+        arrays, self.arrays = self.arrays, None
+        if arrays is None:
+            factors = _norm(None, grad.shape[1])
+            arrays = _flat(grad), _flat(grad), factors, NONE, factors, False, NOTHING, NOTHING
+        return arrays
 
 
 def _is_usual(norm: nn.BatchNorm2d, z: torch.Tensor) -> bool:
@@ -323,22 +333,23 @@ def _is_depthwise(convolution: nn.Conv2d) -> bool:
     )
 
 
-def _depthwise(convolution: nn.Conv2d, x: torch.Tensor | _Summed | _Pending) -> _Summed:
-    norm = None, None, None, NONE
+def _own(function: type, convolution: nn.Conv2d, x: torch.Tensor | _Summed | _Pending) -> _Summed:
+    """What _Depthwise or _Pointwise give."""
+    norm = None, None, None, NONE, None
     if isinstance(x, _Pending):
-        x, norm = x.z, (x.norm.weight, x.norm.bias, x.affine, x.activation)
+        x, norm = x.z, (x.norm.weight, x.norm.bias, x.affine, x.activation, x.later)
     later = _Later()
-    return _Summed(*_Depthwise.apply(_finished(x), convolution.weight, convolution.stride[0], *norm, later), later)
+    return _Summed(*function.apply(_finished(x), convolution.weight, convolution.stride[0], *norm, later), later)
 
 
 class _Depthwise(torch.autograd.Function):
     """The depthwise convolution of activation(norm(z)), or of z where `affine` is None; with the moments of it."""
 
     @staticmethod
-    def forward(ctx, z, kernel, stride, weight, bias, affine, activation, later):
+    def forward(ctx, z, kernel, stride, weight, bias, affine, activation, before, later):
         batch, channels, height, width = z.shape
         ctx.save_for_backward(z, kernel)
-        ctx.stride, ctx.affine, ctx.activation, ctx.later = stride, affine, activation, later
+        ctx.stride, ctx.affine, ctx.activation, ctx.before, ctx.later = stride, affine, activation, before, later
         out = torch.empty(
             (batch, channels, (height - 1) // stride + 1, (width - 1) // stride + 1),
             memory_format=torch.channels_last,
@@ -361,10 +372,7 @@ class _Depthwise(torch.autograd.Function):
         parts = np.zeros((_parts(batch), 2 * channels))
         kernels = np.zeros((_parts(batch), kernel.numel()))
         arrays = _flat(z), _norm(ctx.affine, channels), ctx.activation, _blocks(kernel.flip(2, 3))
-        behind, ctx.later.arrays = ctx.later.arrays, None
-        if behind is None:  # the gradient is the convolution's own
-            factors = _norm(None, channels)
-            behind = _flat(grad), _flat(grad), factors, NONE, factors, False, NOTHING, NOTHING
+        behind = ctx.later.take(grad)
         loop, result = _loops().depthwise_gradient(size, ctx.stride), _flat(out)
         _share(
             batch,
@@ -375,11 +383,85 @@ class _Depthwise(torch.autograd.Function):
         lanes = _loops().LANES
         kernel_gradient = torch.from_numpy(kernels.sum(0)).float().view(channels // lanes, size * size, lanes)
         kernel_gradient = kernel_gradient.transpose(1, 2).reshape(kernel.shape)
-        if ctx.affine is None:
-            return out, kernel_gradient, None, None, None, None, None, None
-        sums = parts.sum(0).reshape(2, channels)
-        z_gradient = _norm_gradient(z, out, ctx.affine, NONE, sums, out=out)
-        return z_gradient, kernel_gradient, None, *_parameter_gradients(ctx.affine, sums), None, None, None
+        return _before(ctx, z, out, kernel_gradient, parts.sum(0))
+
+
+def _before(ctx, z, out, kernel_gradient, sums):
+    """The gradients that a convolution returns, with `out` before the activation, and its `sums` [2 x channels]."""
+    if ctx.affine is None:
+        return out, kernel_gradient, None, None, None, None, None, None, None
+    sums = sums.reshape(2, -1)
+    z_gradient = _norm_gradient(z, out, ctx.affine, NONE, sums, later=ctx.before, out=out)
+    return z_gradient, kernel_gradient, None, *_parameter_gradients(ctx.affine, sums), None, None, None, None
+
+
+# Pointwise convolution, with the norm and the activation before it
+
+
+def _is_pointwise(convolution: nn.Conv2d) -> bool:
+    lanes = _loops().LANES
+    return (
+        convolution.kernel_size == (1, 1)
+        and convolution.stride == (1, 1)
+        and convolution.padding == (0, 0)
+        and convolution.groups == 1
+        and convolution.in_channels % lanes == convolution.out_channels % lanes == 0
+    )
+
+
+class _Pointwise(torch.autograd.Function):
+    """The pointwise convolution of activation(norm(z)), or of z where `affine` is None; with the moments of it."""
+
+    @staticmethod
+    def forward(ctx, z, kernel, stride, weight, bias, affine, activation, before, later):
+        batch, channels, height, width = z.shape
+        outputs = len(kernel)
+        ctx.save_for_backward(z, kernel)
+        ctx.affine, ctx.activation, ctx.before, ctx.later = affine, activation, before, later
+        out = torch.empty((batch, outputs, height, width), memory_format=torch.channels_last)
+        parts = np.zeros((_parts(batch), 2 * outputs))
+        arrays = _flat(z), affine is not None, _norm(affine, channels), activation, _eights(kernel), _flat(out)
+        _share(
+            batch,
+            lambda part, first, last: _products().pointwise(
+                *arrays, parts[part], first, last, height * width, channels, outputs
+            ),
+        )
+        sums = torch.from_numpy(parts.sum(0))
+        ctx.mark_non_differentiable(sums)
+        return out, sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, _):
+        z, kernel = ctx.saved_tensors
+        batch, channels, height, width = z.shape
+        outputs = len(kernel)
+        out = torch.empty_like(z, memory_format=torch.channels_last)
+        parts = np.zeros((_parts(batch), 2 * channels))
+        kernels = np.zeros((_parts(batch), kernel.numel()))
+        arrays = _flat(z), ctx.affine is not None, _norm(ctx.affine, channels), ctx.activation
+        arrays = *arrays, _eights(kernel.transpose(0, 1)), *ctx.later.take(grad), _flat(out)
+        _share(
+            batch,
+            lambda part, first, last: _products().pointwise_gradient(
+                *arrays, parts[part], kernels[part], first, last, height * width, channels, outputs
+            ),
+        )
+        kernel_gradient = torch.from_numpy(kernels.sum(0)).float().view(kernel.shape)
+        return _before(ctx, z, out, kernel_gradient, parts.sum(0))
+
+
+def _eights(kernel: torch.Tensor) -> np.ndarray:
+    """The kernel [outputs, inputs, 1, 1] as [outputs / 8, inputs, 8]."""
+    return kernel.detach().reshape(-1, _loops().LANES, kernel.shape[1]).transpose(1, 2).reshape(-1).numpy()
+
+
+def _products():
+    """The module of the loops of pointwise convolutions."""
+    from mnv3lib.kernels import pointwise
+
+    return pointwise
 
 
 def _norm(affine: _Affine | None, channels: int) -> np.ndarray:
