@@ -448,7 +448,10 @@ class _Pointwise(torch.autograd.Function):
                 *arrays, parts[part], kernels[part], first, last, height * width, channels, outputs
             ),
         )
-        kernel_gradient = torch.from_numpy(kernels.sum(0)).float().view(kernel.shape)
+        kernel_gradient = torch.from_numpy(kernels.sum(0)).float()
+        if outputs > channels:
+            kernel_gradient = kernel_gradient.view(channels, outputs).t()
+        kernel_gradient = kernel_gradient.reshape(kernel.shape)
         return _before(ctx, z, out, kernel_gradient, parts.sum(0))
 
 

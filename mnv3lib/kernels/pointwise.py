@@ -24,6 +24,8 @@ from mnv3lib.kernels.compiled import (
     inline,
     load,
     multiply_add,
+    prefetch,
+    prefetch_to_write,
     store,
     subtract,
     widen,
@@ -142,6 +144,17 @@ def times(a, at, row, deep, count, b, side, down, depth, out, to, wide):
 
 
 @inline
+def _fetch(array, write, start, channels):
+    """Have the next pixels after `start` brought near."""
+    begin = (start + SOME) * channels
+    for i in range(begin, min(begin + SOME * channels, len(array)), 16):
+        if write:
+            prefetch_to_write(array, i)
+        else:
+            prefetch(array, i)
+
+
+@inline
 def _activated(x, norm, activation, block, start, count, channels):
     """activation(norm(x)) of some pixels to `block`."""
     for c in range(0, channels, LANES):
@@ -160,6 +173,8 @@ def pointwise(x, normed, norm, activation, kernel, out, sums, first, last, pixel
     block = np.empty(SOME * inputs, np.float32)
     for start in range(first * pixels, last * pixels, SOME):
         count = min(SOME, last * pixels - start)
+        _fetch(x, False, start, inputs)
+        _fetch(out, True, start, outputs)
         if normed:
             _activated(x, norm, activation, block, start, count, inputs)
             times(block, 0, inputs, 1, count, kernel, inputs * LANES, LANES, inputs, out, start * outputs, outputs)
@@ -214,11 +229,15 @@ def pointwise_gradient(
     """out = the gradient before the activation of x, its sums (see gradient_sums) and the weights' to `weight`.
 
     `grad` is the gradient behind norm and activation of the convolution's output `behind`, as `gradient` takes it.
-    kernel: [inputs / 8, outputs, 8]. weight: float64 [outputs, inputs].
+    kernel: [inputs / 8, outputs, 8]. weight: float64 [outputs, inputs], or the other way round if `outputs` are more.
     """
     grads, block = np.empty(SOME * outputs, np.float32), np.empty(SOME * inputs, np.float32)
     for start in range(first * pixels, last * pixels, SOME):
         count = min(SOME, last * pixels - start)
+        _fetch(behind, False, start, outputs)
+        _fetch(grad, False, start, outputs)
+        _fetch(x, False, start, inputs)
+        _fetch(out, True, start, inputs)
         for c in range(0, outputs, LANES):
             f, k, m = load(norm_behind, c), load(norm_behind, outputs + c), load(norm_behind, 2 * outputs + c)
             a, b, rest = load(factors, c), load(factors, outputs + c), load(factors, 2 * outputs + c)
@@ -234,9 +253,13 @@ def pointwise_gradient(
                 store(grads, (p - start) * outputs + c, g)
         if normed:
             _activated(x, norm, activation, block, start, count, inputs)
-            times(grads, 0, 1, outputs, outputs, block, LANES, inputs, count, weight, 0, inputs)
+            given = block
         else:
-            times(grads, 0, 1, outputs, outputs, x[start * inputs :], LANES, inputs, count, weight, 0, inputs)
+            given = x[start * inputs :]
+        if outputs > inputs:  # the more vectors, the better
+            times(given, 0, 1, inputs, inputs, grads, LANES, outputs, count, weight, 0, outputs)
+        else:
+            times(grads, 0, 1, outputs, outputs, given, LANES, inputs, count, weight, 0, inputs)
         times(grads, 0, outputs, 1, count, kernel, outputs * LANES, LANES, outputs, out, start * inputs, inputs)
         if normed:
             for c in range(0, inputs, LANES):
