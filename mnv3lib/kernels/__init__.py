@@ -94,13 +94,14 @@ class _Summed(NamedTuple):
 
 
 class _Pending(NamedTuple):
-    """What a batch norm and perhaps an activation will make of `z`; what comes next may do it on its way."""
+    """What a batch norm, perhaps an activation and a gate will make of `z`; what comes next may do it on its way."""
 
     z: torch.Tensor
     norm: nn.BatchNorm2d
     affine: "_Affine"
     activation: int
     later: "_Later | None"
+    mlp: nn.Sequential | None = None  # squeeze-excitation's, from pooled channels to their gate
 
 
 NONE = 0
@@ -117,14 +118,11 @@ def _run(module: nn.Module, x: torch.Tensor | _Summed | _Pending) -> torch.Tenso
         for layer in module:
             x = _run(layer, x)
         return x
-    if isinstance(x, _Pending):
+    if isinstance(x, _Pending) and x.mlp is None:
         if x.activation == NONE and type(module) in ACTIVATIONS:
             return x._replace(activation=ACTIVATIONS[type(module)])
         if isinstance(module, SqueezeExcitation):
-            mlp = _mlp(module)
-            return _Gated.apply(
-                x.z, x.norm.weight, x.norm.bias, x.affine, x.activation, x.later, mlp, *mlp.parameters()
-            )
+            return x._replace(mlp=_mlp(module))
     if isinstance(module, nn.Conv2d) and module.bias is None:
         if _chosen() and _is_depthwise(module):
             return _own(_Depthwise, module, x)
@@ -155,7 +153,10 @@ def _mlp(module: SqueezeExcitation) -> nn.Sequential:
 def _finished(x: torch.Tensor | _Summed | _Pending, other: torch.Tensor | None = None) -> torch.Tensor:
     """The tensor, plus `other`."""
     if isinstance(x, _Pending):
-        return _Activated.apply(x.z, x.norm.weight, x.norm.bias, x.affine, x.activation, x.later, other)
+        given = x.z, x.norm.weight, x.norm.bias, x.affine, x.activation, x.later
+        if x.mlp is None:
+            return _Activated.apply(*given, other)
+        x = _Gated.apply(*given, x.mlp, *x.mlp.parameters())
     x = x.z if isinstance(x, _Summed) else x
     return x if other is None else x + other
 
@@ -242,16 +243,10 @@ class _Gated(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, z, weight, bias, affine, activation, later, mlp, *parameters):
-        batch, channels, height, width = z.shape
-        arrays, sums = (_flat(z), affine.norm, activation), np.zeros(batch * channels)
-        _share(batch, lambda part, first, last: _loops().pool(*arrays, sums, first, last, height * width, channels))
-        pooled = torch.from_numpy(sums / (height * width)).float().view(batch, channels, 1, 1).requires_grad_()
-        with torch.enable_grad():
-            gate = mlp(pooled)
         ctx.save_for_backward(z)
         ctx.affine, ctx.activation, ctx.later = affine, activation, later
-        ctx.mlp, ctx.pooled, ctx.gate = mlp, pooled, gate
-        return _normalised(z, affine, activation, gate, None)
+        _open(ctx, z, mlp)
+        return _normalised(z, affine, activation, ctx.gate, None)
 
     @staticmethod
     @once_differentiable
@@ -259,21 +254,40 @@ class _Gated(torch.autograd.Function):
         (z,) = ctx.saved_tensors
         batch, channels, height, width = z.shape
         arrays = _flat(z), _flat(grad), ctx.affine.norm, ctx.activation
-        each = np.zeros((batch, 5, channels))
+        each = np.zeros(batch * 5 * channels)
         _share(
             batch,
             lambda part, first, last: _loops().gated_gradient_sums(
-                *arrays, each.reshape(-1), first, last, height * width, channels
+                *arrays, each, first, last, height * width, channels
             ),
         )
-        gate_gradient = torch.from_numpy(each[:, 0]).float().view(ctx.gate.shape)
-        with torch.enable_grad():
-            pooled, *of_mlp = torch.autograd.grad(ctx.gate, [ctx.pooled, *ctx.mlp.parameters()], gate_gradient)
-        pooled = pooled / (height * width)
-        gates, pools = (tensor.detach().view(batch, 1, channels).numpy() for tensor in (ctx.gate, pooled))
-        sums = (gates * each[:, 1:3] + pools * each[:, 3:]).sum(0)
-        z_gradient = _norm_gradient(z, grad, ctx.affine, ctx.activation, sums, ctx.gate, pooled, ctx.later)
-        return z_gradient, *_parameter_gradients(ctx.affine, sums), None, None, None, None, *of_mlp
+        of_norm, of_mlp = _before_gate(ctx, z, grad, each, ctx.later)
+        return *of_norm, None, None, None, None, *of_mlp
+
+
+def _open(ctx, z, mlp):
+    """Keep in `ctx` the gate that `mlp` makes of the mean of activation(norm(z)), and what its gradient needs."""
+    batch, channels, height, width = z.shape
+    arrays, sums = (_flat(z), ctx.affine.norm, ctx.activation), np.zeros(batch * channels)
+    _share(batch, lambda part, first, last: _loops().pool(*arrays, sums, first, last, height * width, channels))
+    ctx.pooled = torch.from_numpy(sums / (height * width)).float().view(batch, channels, 1, 1).requires_grad_()
+    ctx.mlp = mlp
+    with torch.enable_grad():
+        ctx.gate = mlp(ctx.pooled)
+
+
+def _before_gate(ctx, z, grad, each, later, out=None):
+    """Gradients of z and of the norm's weight and bias, and of the mlp's parameters; `each`: gated_gradient_sums'."""
+    batch, channels, height, width = z.shape
+    each = each.reshape(batch, 5, channels)
+    gate_gradient = torch.from_numpy(each[:, 0]).float().view(ctx.gate.shape)
+    with torch.enable_grad():
+        pooled, *of_mlp = torch.autograd.grad(ctx.gate, [ctx.pooled, *ctx.mlp.parameters()], gate_gradient)
+    pooled = pooled / (height * width)
+    gates, pools = (tensor.detach().view(batch, 1, channels).numpy() for tensor in (ctx.gate, pooled))
+    sums = (gates * each[:, 1:3] + pools * each[:, 3:]).sum(0)
+    z_gradient = _norm_gradient(z, grad, ctx.affine, ctx.activation, sums, ctx.gate, pooled, later, out)
+    return (z_gradient, *_parameter_gradients(ctx.affine, sums)), of_mlp
 
 
 def _normalised(z, affine, activation, gate, other):
@@ -335,10 +349,11 @@ def _is_depthwise(convolution: nn.Conv2d) -> bool:
 
 def _own(function: type, convolution: nn.Conv2d, x: torch.Tensor | _Summed | _Pending) -> _Summed:
     """What _Depthwise or _Pointwise give."""
-    norm = None, None, None, NONE, None
-    if isinstance(x, _Pending):
-        x, norm = x.z, (x.norm.weight, x.norm.bias, x.affine, x.activation, x.later)
-    later = _Later()
+    norm, later = (None, None, None, NONE, None), _Later()
+    if isinstance(x, _Pending) and (x.mlp is None or function is _Pointwise):
+        norm = x.norm.weight, x.norm.bias, x.affine, x.activation, x.later
+        mlp = () if x.mlp is None else (x.mlp, *x.mlp.parameters())
+        return _Summed(*function.apply(x.z, convolution.weight, convolution.stride[0], *norm, later, *mlp), later)
     return _Summed(*function.apply(_finished(x), convolution.weight, convolution.stride[0], *norm, later), later)
 
 
@@ -410,17 +425,24 @@ def _is_pointwise(convolution: nn.Conv2d) -> bool:
 
 
 class _Pointwise(torch.autograd.Function):
-    """The pointwise convolution of activation(norm(z)), or of z where `affine` is None; with the moments of it."""
+    """The pointwise convolution of activation(norm(z)), or of z where `affine` is None; with the moments of it.
+
+    With `mlp`, it is that of squeeze-excitation of activation(norm(z)).
+    """
 
     @staticmethod
-    def forward(ctx, z, kernel, stride, weight, bias, affine, activation, before, later):
+    def forward(ctx, z, kernel, stride, weight, bias, affine, activation, before, later, mlp=None, *parameters):
         batch, channels, height, width = z.shape
         outputs = len(kernel)
         ctx.save_for_backward(z, kernel)
         ctx.affine, ctx.activation, ctx.before, ctx.later = affine, activation, before, later
+        ctx.mlp = ctx.gate = None
+        if mlp is not None:
+            _open(ctx, z, mlp)
         out = torch.empty((batch, outputs, height, width), memory_format=torch.channels_last)
         parts = np.zeros((_parts(batch), 2 * outputs))
-        arrays = _flat(z), affine is not None, _norm(affine, channels), activation, _eights(kernel), _flat(out)
+        arrays = _flat(z), affine is not None, _norm(affine, channels), activation, *_optional(ctx.gate)
+        arrays = *arrays, _eights(kernel), _flat(out)
         _share(
             batch,
             lambda part, first, last: _products().pointwise(
@@ -439,19 +461,30 @@ class _Pointwise(torch.autograd.Function):
         outputs = len(kernel)
         out = torch.empty_like(z, memory_format=torch.channels_last)
         parts = np.zeros((_parts(batch), 2 * channels))
+        each = None if ctx.mlp is None else np.zeros(batch * 5 * channels)
         kernels = np.zeros((_parts(batch), kernel.numel()))
-        arrays = _flat(z), ctx.affine is not None, _norm(ctx.affine, channels), ctx.activation
+        arrays = _flat(z), ctx.affine is not None, _norm(ctx.affine, channels), ctx.activation, *_optional(ctx.gate)
         arrays = *arrays, _eights(kernel.transpose(0, 1)), *ctx.later.take(grad), _flat(out)
         _share(
             batch,
             lambda part, first, last: _products().pointwise_gradient(
-                *arrays, parts[part], kernels[part], first, last, height * width, channels, outputs
+                *arrays,
+                parts[part] if each is None else each,
+                kernels[part],
+                first,
+                last,
+                height * width,
+                channels,
+                outputs,
             ),
         )
         kernel_gradient = torch.from_numpy(kernels.sum(0)).float()
         if outputs > channels:
             kernel_gradient = kernel_gradient.view(channels, outputs).t()
         kernel_gradient = kernel_gradient.reshape(kernel.shape)
+        if each is not None:
+            of_norm, of_mlp = _before_gate(ctx, z, out, each, ctx.before, out)
+            return of_norm[0], kernel_gradient, None, *of_norm[1:], None, None, None, None, None, *of_mlp
         return _before(ctx, z, out, kernel_gradient, parts.sum(0))
 
 

@@ -368,6 +368,25 @@ def gradient_sums(z, grad, norm, activation, sums, first, last, pixels, channels
             store(sums, channels + c, add(load(sums, channels + c), widen(q)))
 
 
+@inline
+def add_five_sums(z, grad, norm, activation, sums, n, c, start, stop, channels):
+    """What gated_gradient_sums adds for pixels of image n and the channels from c on."""
+    factor, constant, middle = load(norm, c), load(norm, channels + c), load(norm, 2 * channels + c)
+    s0 = s1 = s2 = s3 = s4 = all_of(0.0)
+    for pixel in range(start, stop):
+        x, g = load(z, pixel * channels + c), load(grad, pixel * channels + c)
+        y = multiply_add(x, factor, constant)
+        d = _slope(y, all_of(1.0), activation)
+        x, before = subtract(x, middle), _slope(y, g, activation)
+        s0 = multiply_add(g, _activate(y, activation), s0)
+        s1, s2 = add(s1, before), multiply_add(before, x, s2)
+        s3, s4 = add(s3, d), multiply_add(d, x, s4)
+    o = n * 5 * channels + c
+    for s in (s0, s1, s2, s3, s4):
+        store(sums, o, add(load(sums, o), widen(s)))
+        o += channels
+
+
 @compiled
 def gated_gradient_sums(z, grad, norm, activation, sums, first, last, pixels, channels):
     """For each image, five sums of each channel, to `sums` [image, 5, channels].
@@ -378,21 +397,9 @@ def gated_gradient_sums(z, grad, norm, activation, sums, first, last, pixels, ch
     some = chunk(channels)
     for n in range(first, last):
         for start in range(n * pixels, (n + 1) * pixels, some):
+            stop = min(start + some, (n + 1) * pixels)
             for c in range(0, channels, LANES):
-                factor, constant, middle = load(norm, c), load(norm, channels + c), load(norm, 2 * channels + c)
-                o = n * 5 * channels + c
-                s0 = s1 = s2 = s3 = s4 = all_of(0.0)
-                for pixel in range(start, min(start + some, (n + 1) * pixels)):
-                    x, g = load(z, pixel * channels + c), load(grad, pixel * channels + c)
-                    y = multiply_add(x, factor, constant)
-                    d = _slope(y, all_of(1.0), activation)
-                    x, before = subtract(x, middle), _slope(y, g, activation)
-                    s0 = multiply_add(g, _activate(y, activation), s0)
-                    s1, s2 = add(s1, before), multiply_add(before, x, s2)
-                    s3, s4 = add(s3, d), multiply_add(d, x, s4)
-                for s in (s0, s1, s2, s3, s4):
-                    store(sums, o, add(load(sums, o), widen(s)))
-                    o += channels
+                add_five_sums(z, grad, norm, activation, sums, n, c, start, stop, channels)
 
 
 @inline

@@ -19,10 +19,12 @@ from mnv3lib.kernels.compiled import (
     _slope,
     _vector,
     add,
+    add_five_sums,
     all_of,
     compiled,
     inline,
     load,
+    multiply,
     multiply_add,
     prefetch,
     prefetch_to_write,
@@ -155,20 +157,28 @@ def _fetch(array, write, start, channels):
 
 
 @inline
-def _activated(x, norm, activation, block, start, count, channels):
-    """activation(norm(x)) of some pixels to `block`."""
-    for c in range(0, channels, LANES):
-        factor, constant = load(norm, c), load(norm, channels + c)
-        for p in range(count):
-            y = multiply_add(load(x, (start + p) * channels + c), factor, constant)
-            store(block, p * channels + c, _activate(y, activation))
+def _activated(x, norm, activation, gated, gate, block, start, count, pixels, channels):
+    """activation(norm(x)) of some pixels to `block`, times the gate of their image if `gated`."""
+    p = 0
+    while p < count:
+        image = (start + p) // pixels
+        stop = min(count, (image + 1) * pixels - start) if gated else count
+        for c in range(0, channels, LANES):
+            factor, constant = load(norm, c), load(norm, channels + c)
+            of_image = load(gate, image * channels + c) if gated else factor
+            for q in range(p, stop):
+                y = _activate(multiply_add(load(x, (start + q) * channels + c), factor, constant), activation)
+                if gated:
+                    y = multiply(y, of_image)
+                store(block, q * channels + c, y)
+        p = stop
 
 
 @compiled
-def pointwise(x, normed, norm, activation, kernel, out, sums, first, last, pixels, inputs, outputs):
-    """out = the pointwise convolution of x, or of activation(norm(x)) if `normed`, and the moments of out to `sums`.
+def pointwise(x, normed, norm, activation, gated, gate, kernel, out, sums, first, last, pixels, inputs, outputs):
+    """out = the pointwise convolution of x, and the moments of out to `sums`; kernel: [outputs / 8, inputs, 8].
 
-    kernel: [outputs / 8, inputs, 8].
+    If `normed` it is that of activation(norm(x)), and times gate [image, channel] if `gated`.
     """
     block = np.empty(SOME * inputs, np.float32)
     for start in range(first * pixels, last * pixels, SOME):
@@ -176,7 +186,7 @@ def pointwise(x, normed, norm, activation, kernel, out, sums, first, last, pixel
         _fetch(x, False, start, inputs)
         _fetch(out, True, start, outputs)
         if normed:
-            _activated(x, norm, activation, block, start, count, inputs)
+            _activated(x, norm, activation, gated, gate, block, start, count, pixels, inputs)
             times(block, 0, inputs, 1, count, kernel, inputs * LANES, LANES, inputs, out, start * outputs, outputs)
         else:
             times(
@@ -208,14 +218,16 @@ def pointwise_gradient(
     normed,
     norm,
     activation,
+    gated,
+    gate,
     kernel,
     behind,
     grad,
     norm_behind,
     activation_behind,
     factors,
-    gated,
-    gate,
+    gated_behind,
+    gate_behind,
     pooled,
     out,
     sums,
@@ -227,6 +239,8 @@ def pointwise_gradient(
     outputs,
 ):
     """out = the gradient before the activation of x, its sums (see gradient_sums) and the weights' to `weight`.
+
+    If `gated` it is the one behind the gate, with the sums of gated_gradient_sums.
 
     `grad` is the gradient behind norm and activation of the convolution's output `behind`, as `gradient` takes it.
     kernel: [inputs / 8, outputs, 8]. weight: float64 [outputs, inputs], or the other way round if `outputs` are more.
@@ -244,15 +258,14 @@ def pointwise_gradient(
             scale = plus = a
             for p in range(start, start + count):
                 i = p * outputs + c
-                if gated:
+                if gated_behind:
                     image = p // pixels * outputs + c
-                    scale, plus = load(gate, image), load(pooled, image)
-                g = _before_norm(
-                    load(behind, i), load(grad, i), f, k, m, activation_behind, gated, scale, plus, a, b, rest
-                )
+                    scale, plus = load(gate_behind, image), load(pooled, image)
+                o, g = load(behind, i), load(grad, i)
+                g = _before_norm(o, g, f, k, m, activation_behind, gated_behind, scale, plus, a, b, rest)
                 store(grads, (p - start) * outputs + c, g)
         if normed:
-            _activated(x, norm, activation, block, start, count, inputs)
+            _activated(x, norm, activation, gated, gate, block, start, count, pixels, inputs)
             given = block
         else:
             given = x[start * inputs :]
@@ -261,7 +274,14 @@ def pointwise_gradient(
         else:
             times(grads, 0, 1, outputs, outputs, given, LANES, inputs, count, weight, 0, inputs)
         times(grads, 0, outputs, 1, count, kernel, outputs * LANES, LANES, outputs, out, start * inputs, inputs)
-        if normed:
+        p = start
+        while gated and p < start + count:
+            image = p // pixels
+            stop = min(start + count, (image + 1) * pixels)
+            for c in range(0, inputs, LANES):
+                add_five_sums(x, out, norm, activation, sums, image, c, p, stop, inputs)
+            p = stop
+        if normed and not gated:
             for c in range(0, inputs, LANES):
                 factor, constant, middle = load(norm, c), load(norm, inputs + c), load(norm, 2 * inputs + c)
                 s = q = all_of(0.0)
