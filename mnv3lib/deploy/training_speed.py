@@ -10,6 +10,7 @@ import math
 import os
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -31,18 +32,19 @@ LOOPS = {
     "plain, 2 workers": "plain loop, images loaded by two workers",
 }
 MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
-# What of a step is timed together: kind, direction, the events of torch's profiler, which are functions of kernels.
+# What of a step is timed together: kind, direction, the events of torch's profiler (functions and records of kernels)
+# that count, and those within them that do not.
 EVENTS = (
-    ("pointwise", "forward", ("_Pointwise", "_Convolution")),
-    ("pointwise", "backward", ("_PointwiseBackward", "_ConvolutionBackward")),
-    ("depthwise", "forward", ("_Depthwise",)),
-    ("depthwise", "backward", ("_DepthwiseBackward",)),
-    ("norm, activation", "forward", ("batch_norm, moments", "_Activated")),
-    ("norm, activation", "backward", ("_ActivatedBackward",)),
-    ("squeeze-excitation", "forward", ("_Gated",)),
-    ("squeeze-excitation", "backward", ("_GatedBackward",)),
+    ("pointwise", "forward", ("_Pointwise", "_Convolution"), ("squeeze-excitation, forward",)),
+    ("pointwise", "backward", ("_PointwiseBackward", "_ConvolutionBackward"), ("squeeze-excitation, backward",)),
+    ("depthwise", "forward", ("_Depthwise",), ()),
+    ("depthwise", "backward", ("_DepthwiseBackward",), ()),
+    ("norm, activation", "forward", ("batch_norm, moments", "_Activated"), ()),
+    ("norm, activation", "backward", ("_ActivatedBackward",), ()),
+    ("squeeze-excitation", "forward", ("squeeze-excitation, forward",), ()),
+    ("squeeze-excitation", "backward", ("squeeze-excitation, backward",), ()),
 )
-AHEAD = 3  # batches that two workers may hold ready before a turn starts, and so do not count
+AHEAD = 3  # batches that two workers may hold ready before a turn starts, and which are thrown away
 
 
 def compare(
@@ -130,15 +132,14 @@ def layers(model: str, width: float, *, batch_size: int = 128, threads: int = 1,
         train(2)
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
             train(steps)
-    found = {event.key: event for event in profiled.key_averages()}
-    whole = sum(event.self_cpu_time_total for event in found.values())
-    table = pd.DataFrame(
-        [
-            (kind, direction, sum(found[event].cpu_time_total for event in events if event in found))
-            for kind, direction, events in EVENTS
-        ],
-        columns=["kind", "direction", "milliseconds"],
-    )
+    events = profiled.key_averages()
+    whole = sum(event.self_cpu_time_total for event in events)
+    took = defaultdict(float, {event.key: event.cpu_time_total for event in events})
+    rows = [
+        (kind, direction, sum(took[name] for name in counted) - sum(took[name] for name in within))
+        for kind, direction, counted, within in EVENTS
+    ]
+    table = pd.DataFrame(rows, columns=["kind", "direction", "milliseconds"])
     table.loc[len(table)] = "rest", "", whole - table["milliseconds"].sum()
     table["milliseconds"] /= 1000 * steps
     table.insert(0, "threads", threads)
@@ -171,10 +172,11 @@ def readable_layers(table: pd.DataFrame) -> pd.DataFrame:
 def _work(made: recipe.Recipe) -> pd.DataFrame:
     """What a step has to compute and to move at the least: kind, direction, gflop, gbyte.
 
-    A convolution reads its input and writes its output; going back it reads its input and the gradient behind it, and
-    writes the one before. So does a norm with its activation. One that a depthwise convolution follows is made on that
-    one's way, but for reading its input for the mean and the variance; what the depthwise one's own norm makes of the
-    gradient on the way back has to be read too.
+    A convolution reads its input and writes its output; going back it reads its input, its output and the gradient
+    behind it, whose way through the following norm and activation it makes, and writes the gradient before. A norm
+    with its activation is made on the way of the convolution that follows in the same block; else it reads and writes
+    once, and going back reads its input and the gradient for their sums. So squeeze-excitation only reads for its
+    pooling.
     """
     table = cost.layers(MobileNet(made.architecture))
     rows = []
@@ -184,19 +186,18 @@ def _work(made: recipe.Recipe) -> pd.DataFrame:
 
     for layer, after in itertools.pairwise(table.itertuples()):
         inputs, outputs = math.prod(layer.input), math.prod(layer.output)
-        if layer.kind == "depthwise":
-            work("depthwise", "forward", layer.macs, inputs + outputs)
-            work("depthwise", "backward", 2 * layer.macs, 2 * inputs + 2 * outputs)
-        elif layer.kind == "batch norm" and after.kind == "depthwise":
-            work("norm, activation", "forward", 0, inputs)
-        elif layer.kind == "batch norm":
-            kind = "squeeze-excitation" if after.layer.endswith("fc1") else "norm, activation"
-            work(kind, "forward", 0, 2 * inputs)
-            work(kind, "backward", 0, 3 * inputs)
+        if layer.kind == "batch norm":
+            together = made.model == "v1" or layer.layer.split(".")[:2] == after.layer.split(".")[:2]
+            if after.layer.endswith("fc1"):
+                work("squeeze-excitation", "forward", 0, inputs)
+            elif not together or after.kind == "linear":
+                work("norm, activation", "forward", 0, 2 * inputs)
+                work("norm, activation", "backward", 0, 2 * inputs)
         elif layer.kind != "linear" and not layer.layer.endswith(("fc1", "fc2")):  # those are squeeze-excitation's
+            kind = "depthwise" if layer.kind == "depthwise" else "pointwise"
             ways = 1 if layer.Index == 0 else 2  # nobody asks for the gradient of the images
-            work("pointwise", "forward", layer.macs, inputs + outputs)
-            work("pointwise", "backward", ways * layer.macs, ways * inputs + outputs)
+            work(kind, "forward", layer.macs, inputs + outputs)
+            work(kind, "backward", ways * layer.macs, ways * inputs + 2 * outputs)
     keys = ["kind", "direction"]
     return pd.DataFrame(rows, columns=[*keys, "gflop", "gbyte"]).groupby(keys, as_index=False).sum()
 
@@ -261,7 +262,7 @@ def _plain(made: recipe.Recipe, workers: int) -> Callable[[int], tuple[float, in
 
     def train(steps: int) -> tuple[float, int]:
         for _ in range(AHEAD if workers else 0):
-            step()
+            next(batches)
         start = time.perf_counter()
         for _ in range(steps):
             step()

@@ -265,6 +265,7 @@ class _Gated(torch.autograd.Function):
         return *of_norm, None, None, None, None, *of_mlp
 
 
+@torch.profiler.record_function("squeeze-excitation, forward")
 def _open(ctx, z, mlp):
     """Keep in `ctx` the gate that `mlp` makes of the mean of activation(norm(z)), and what its gradient needs."""
     batch, channels, height, width = z.shape
@@ -276,6 +277,7 @@ def _open(ctx, z, mlp):
         ctx.gate = mlp(ctx.pooled)
 
 
+@torch.profiler.record_function("squeeze-excitation, backward")
 def _before_gate(ctx, z, grad, each, later, out=None):
     """Gradients of z and of the norm's weight and bias, and of the mlp's parameters; `each`: gated_gradient_sums'."""
     batch, channels, height, width = z.shape
