@@ -11,7 +11,7 @@ help:
 	@echo "make faults   try many more faults than make test does, write tests/FAULTS.md (about ten minutes)"
 	@echo "make lint     check style, notebooks and whether the report is up to date"
 	@echo "make lab      open the notebooks in JupyterLab"
-	@echo "make lock     resolve pyproject.toml into requirements.txt anew"
+	@echo "make lock     resolve pyproject.toml into requirements.txt anew, and into the lock of LiteRT's converter"
 
 setup: $(VENV)/.ready
 
@@ -41,6 +41,9 @@ lint: setup
 lab: setup
 	$(BIN)/jupyter lab notebooks
 
+COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --upgrade --quiet --no-annotate --no-emit-index-url \
+  --custom-compile-command "make lock"
+
 lock: setup
-	$(BIN)/uv pip compile pyproject.toml --extra deploy --extra executorch --extra ncnn --group dev --universal --python-version 3.11 --output-file requirements.txt \
-	  --upgrade --quiet --no-annotate --no-emit-index-url --custom-compile-command "make lock"
+	$(COMPILE) pyproject.toml --extra deploy --extra executorch --extra ncnn --extra openvino --extra tflite --group dev --output-file requirements.txt
+	$(COMPILE) --group converter --excludes mnv3lib/deploy/tflite-excludes.txt --output-file mnv3lib/deploy/tflite-requirements.txt

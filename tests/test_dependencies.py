@@ -50,6 +50,21 @@ def test_what_is_imported_is_declared_and_the_other_way_round():
     assert anywhere >= DECLARED - TOOLS
 
 
+def locked(*path: str) -> dict[str, str]:
+    """The version of each package in a lock."""
+    lines = [line.partition("==") for line in ROOT.joinpath(*path).read_text().splitlines()]
+    return {name_of(name): version.split()[0] for name, equals, version in lines if equals}
+
+
 def test_the_lock_has_what_is_declared():
-    locked = {name_of(line) for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line}
-    assert locked >= DECLARED | EXTRA
+    assert set(locked("requirements.txt")) >= DECLARED | EXTRA
+
+
+def test_the_lock_of_litert_s_converter():
+    deploy = ("mnv3lib", "deploy")
+    ours, converters = locked("requirements.txt"), locked(*deploy, "tflite-requirements.txt")
+    assert set(converters) >= {name_of(one) for one in PROJECT["dependency-groups"]["converter"]}
+    assert converters["ai-edge-litert"] == ours["ai-edge-litert"]
+    left_out = ROOT.joinpath(*deploy, "tflite-excludes.txt").read_text().splitlines()
+    assert not set(converters) & set(left_out)
+    assert not [name for name in converters if name.startswith("nvidia")]

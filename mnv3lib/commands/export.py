@@ -8,12 +8,12 @@ import argparse
 from pathlib import Path
 
 from mnv3lib.commands.options import add_shared, note, path
-from mnv3lib.deploy import FORMATS
+from mnv3lib.deploy import FORMATS, REFUSED
 
 
 def add(command) -> None:
     command.add_argument("runs", nargs="+", metavar="RUN", help="a trained model, or several")
-    command.add_argument("--format", default="onnx", choices=FORMATS, help="of the file")
+    command.add_argument("--format", type=file_format, default="onnx", choices=FORMATS, help="of the file")
     command.add_argument("--out", type=path, metavar="PATH", help="(else named after RUN and format, here)")
     command.add_argument(
         "--with-preprocessing",
@@ -22,6 +22,12 @@ def add(command) -> None:
     )
     command.add_argument("--record", type=path, metavar="FOLDER", help="of an int8 ONNX file: write its accuracy there")
     add_shared(command, "models", "data")
+
+
+def file_format(text: str) -> str:
+    if text in REFUSED:
+        raise argparse.ArgumentTypeError(f"there is no {text}: {REFUSED[text]}")
+    return text
 
 
 def run(options: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ from mnv3lib.deploy.timing import forward
 from mnv3lib.errors import InputError, choose
 from mnv3lib.inference import fold
 
-FILES = {"onnxruntime": "onnx", "onnxruntime-int8": "onnx-int8", "openvino": "onnx"}  # the format that a runtime runs
+FILES = {"onnxruntime": "onnx", "onnxruntime-int8": "onnx-int8"}  # what runtimes run that have another name
 ANYWHERE = ("eager", "channels_last", "folded", "compiled")  # the others are measured on the CPU alone
 
 

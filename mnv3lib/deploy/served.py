@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from mnv3lib.deploy import processes
-from mnv3lib.errors import InputError
 
 
 def turn(
@@ -75,8 +74,7 @@ def peak() -> float | None:
 
 def file(runtime: str, folder: Path, images: np.ndarray, threads: int | None):
     """For `Served`: the file in `folder`, run by the runtime of that name (without -int8)."""
-    own = {"onnxruntime": _onnxruntime, "openvino": _openvino}
-    opened = own.get(runtime) or import_module(f"mnv3lib.deploy.{runtime}_files").opened
+    opened = _onnxruntime if runtime == "onnxruntime" else import_module(f"mnv3lib.deploy.{runtime}_files").opened
     return images, opened(folder, threads)
 
 
@@ -88,21 +86,3 @@ def _onnxruntime(folder: Path, threads: int | None) -> Callable[[np.ndarray], np
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(folder / "network.onnx"), options, providers=["CPUExecutionProvider"])
     return lambda images: session.run(None, {"images": images})[0]
-
-
-def _openvino(folder: Path, threads: int | None) -> Callable[[np.ndarray], np.ndarray]:
-    try:
-        import openvino
-    except ImportError:
-        raise InputError("openvino is not installed: pip install openvino, or leave it out") from None
-    core, requests = openvino.Core(), {}
-    model = core.read_model(folder / "network.onnx")
-    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads or 0}
-
-    def answer(images: np.ndarray) -> np.ndarray:
-        if images.shape not in requests:  # compiled for a batch size, it is faster
-            model.reshape(list(images.shape))
-            requests[images.shape] = core.compile_model(model, "CPU", hints).create_infer_request()
-        return requests[images.shape].infer([images], share_inputs=True, share_outputs=True)[0]
-
-    return answer

@@ -97,6 +97,8 @@ def load(
     both = _in_both(train.images, test.images)
     share = None if "test" in sets else test_share
     how = f"{sets['test']} is the test set" if share is None else f"{share:.0%} of each class is the test set"
+    unused = [path.name for path in _folders(folder) if path.name.lower() in TEST_NAMES and path not in sets.values()]
+    how += f"; not used: {', '.join(unused)}" * ("test" in sets and bool(unused))
     log(f"{folder}: {len(train):,} images of {len(names)} classes to train on, {len(test):,} to test with; {how}")
     if both:
         log(f"{both:,} of the {len(test):,} test images are training images too, which flatters the result")

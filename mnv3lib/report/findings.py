@@ -1,5 +1,6 @@
 """The numbers behind the findings of the start page, all from records; its template has the sentences."""
 
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -7,7 +8,7 @@ import pandas as pd
 from mnv3lib import store
 from mnv3lib.deploy import comparisons, export, latency
 from mnv3lib.provenance import ROOT
-from mnv3lib.study import ablations, statistics
+from mnv3lib.study import ablations, claims, statistics
 
 CALLS = 1024  # a percentile wants as many
 
@@ -17,7 +18,7 @@ def numbers(
 ) -> dict:
     """What the template asks for; what is not recorded is empty or None.
 
-    recorded: results.recorded's; tests: claims.recorded's; results: the folder of latencies and int8 accuracies.
+    recorded: results.recorded's; tests: claims.tests'; results: the folder of latencies and int8 accuracies.
     """
     results = results or ROOT / "results"
     networks = of_networks(recorded)
@@ -42,6 +43,22 @@ def numbers(
         **runtimes(measured),
         "int8_loss": int8_losses(recorded, results / "int8", models),
     }
+
+
+def tests(recorded: pd.DataFrame, models: Path | None = None, results: Path | None = None) -> pd.DataFrame:
+    """claims.tests by this project's recorded ablations, the trained models `recorded`, and latencies in `results`."""
+    records = ablations.recorded(ablations.folder(), models)
+    timed = with_latency(recorded, (results or ROOT / "results") / "latency")
+    return claims.tests(ablations.results(records), timed, statistics.seed_spread(records))
+
+
+def with_latency(recorded: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """results.recorded's with a column `latency`: the ms of one image in onnxruntime, of the headline's table."""
+    if recorded.empty:
+        return recorded.assign(latency=math.nan)
+    speed = headline(latency.recorded(folder), of_networks(recorded))
+    times = speed[speed["runtime"] == "onnxruntime"].set_index(["model", "width"])["median_ms"]
+    return recorded.join(times.rename("latency"), on=["model", "width"])
 
 
 def of_networks(recorded: pd.DataFrame) -> pd.DataFrame:

@@ -165,7 +165,7 @@ def _settings(notebooks: Path) -> dict:
 def inputs(page: Page, all_pages: list[Page], parameters: dict[str, dict], models: Path) -> dict[str, str]:
     """SHA-256 of all that `page` is made from, by name.
 
-    That is its notebook, what is passed to it, the records (else the tables) in the folders that its parameters name,
+    That is its notebook, what is passed to it, the records and tables in the folders that its parameters name,
     where `models` is that of the trained models, the axes and claims where one of these is that of the ablations, and
     the names and titles of all pages, to which it has links. The library's own code does not count.
     """
@@ -175,7 +175,7 @@ def inputs(page: Page, all_pages: list[Page], parameters: dict[str, dict], model
     folders = [page.path.parent / values[name] for name in read]
     paths = [page.path]
     for folder in folders:
-        paths += sorted(folder.glob(f"[!.]*/{store.RECORD}")) or sorted(folder.glob("*.[cj]s*"))  # .csv and .json
+        paths += sorted(folder.glob(f"[!.]*/{store.RECORD}")) + sorted(folder.glob("*.[cj]s*"))  # .csv and .json
     axes = page.path.with_name("ablations.yaml")
     paths += [axes] if "ablations_folder" in known and axes.is_file() else []
     contents = {os.path.relpath(path, page.path.parent.parent): path.read_bytes() for path in paths}

@@ -31,7 +31,8 @@ def goals(table: pd.DataFrame) -> str:
 
 def render(template: str, models: Path | None = None, **values) -> str:
     """A template with what the trained models in `models` and the recorded ablations say, and with `values`."""
-    recorded, tests = results.recorded(models), claims.recorded(models)
+    recorded = results.recorded(models)
+    tests = findings.tests(recorded, models)
     said = {
         "runs": tables.runs(recorded),
         "goals": results.goals(recorded).to_dict("records"),
@@ -43,7 +44,8 @@ def render(template: str, models: Path | None = None, **values) -> str:
 
 def start(models: Path | None = None, **values) -> str:
     """The start page; `values` are its pages, figures and `made`, which tells when and from what."""
-    recorded, tests = results.recorded(models), claims.recorded(models)
+    recorded = results.recorded(models)
+    tests = findings.tests(recorded, models)
     more = {"peers": results.peers().to_dict("records"), "verdicts": claims.verdicts(tests).to_dict("records")}
     return render("index.html.j2", models, **findings.numbers(recorded, tests, models), **more, **values)
 

@@ -27,6 +27,7 @@ HEADINGS = {  # of columns that several tables have, parameters and MACs in mill
 }
 
 
+COSTS = {"macs": ("M MACs", 1e6), "latency": ("ms", 1), "parameters": ("M parameters", 1e6)}
 PARTS = {Verdict.HOLDS: "agree", Verdict.FAILS: "disagree"}
 
 
@@ -139,13 +140,11 @@ def verdict(verdict: Verdict, parts: pd.Series) -> str:
 
 
 def _evidence(row) -> str:
-    names, decay = f"{row.variant} against {row.against}", ""
-    if not pd.isna(row.macs):
-        names = f"{row.variant} ({row.macs / 1e6:.1f} M MACs) against {row.against} ({row.macs_against / 1e6:.1f} M)"
-        if row.weight_decay != row.weight_decay_against:  # `modern` decays wide networks less, which by itself helps
-            decay = f", with a weight decay of {row.weight_decay:g} against {row.weight_decay_against:g}"
-    runs = f"{row.seeds:.0f} and {row.seeds_against:.0f} runs"
-    return f"{names}: {points(row.difference, row.low, row.high)} ({runs}){decay}"
+    names = f"{row.variant} against {row.against}"
+    if row.cost in COSTS:
+        unit, scale = COSTS[row.cost]
+        names += f", {row.least / scale:.3g} to {row.most / scale:.3g} {unit}"
+    return f"{names}: {points(row.difference, row.low, row.high)} ({row.seeds:.0f} and {row.seeds_against:.0f} runs)"
 
 
 def points(difference: float, low: float, high: float) -> str:

@@ -2,16 +2,19 @@
 
 import enum
 import math
-from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from mnv3lib.recipe import short
-from mnv3lib.study import ablations, axes, results, statistics
+from mnv3lib.study import axes, statistics
 from mnv3lib.study.axes import Claim
 from mnv3lib.study.statistics import Seeds, Spread
 
-VERSIONS = "V3 is more accurate than V2, and V2 than V1, at no more MACs"
+VERSIONS = {  # by what the networks are made equal in, a column of the trained models
+    "macs": "At equal MACs V3 is more accurate than V2, and V2 than V1",
+    "latency": "At equal latency V3 is more accurate than V2, and V2 than V1",
+    "parameters": "At equal parameters V3 is more accurate than V2, and V2 than V1",
+}
 
 
 class Verdict(enum.StrEnum):
@@ -27,20 +30,20 @@ LEVEL = 0.05  # of all tests of claims together
 COLUMNS = (
     "claim axis question every variant against difference low high seeds seeds_against p_holds p_fails verdict".split()
 )
-COLUMNS += "macs macs_against weight_decay weight_decay_against".split()
+COLUMNS += "cost least most".split()
 
 
 def tests(table: pd.DataFrame, models: pd.DataFrame, spread: Spread) -> pd.DataFrame:
     """A row a difference that tests a claim, from ablations.results, results.recorded and the spread between seeds.
 
-    Columns: claim (its text), axis (missing for the claim about versions), question (whether it is only asked), every
-    (whether the claim is about all of its differences, or about one of them), variant and against (what is set beside
-    what), difference (points of top-1), low and high (its 95 % interval), seeds and seeds_against (how many), p_holds
-    and p_fails (of the tests that it lies, and that it does not lie, where the claim says), verdict (on this difference
-    alone, as if it were the only test), and for versions macs, weight_decay and both of what it is set against. What
-    was not run has no numbers.
+    models may have a column `latency`, in ms. Columns: claim (its text), axis (missing for claims about versions),
+    question (whether it is only asked), every (whether the claim is about all of its differences, or about one of
+    them), variant and against (what is set beside what), difference (points of top-1), low and high (its 95 %
+    interval), seeds and seeds_against (how many runs), p_holds and p_fails (of the tests that it lies, and that it does
+    not lie, where the claim says), verdict (on this difference alone, as if it were the only test), and for versions
+    cost (of VERSIONS), and from the least to the most of it that both versions have. What was not run has no numbers.
     """
-    rows = _of_versions(models, spread)
+    rows = [row for cost in VERSIONS for row in _of_versions(models, cost, spread)]
     for claim in axes.read().claims:
         rows += _of_claim(claim, table[table["axis"] == claim.axis].set_index("variant"), spread)
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -69,12 +72,6 @@ def _judged(group: pd.DataFrame) -> tuple:
     return first["claim"], first["axis"], first["question"], run, p_holds <= p_fails, min(p_holds, p_fails)
 
 
-def recorded(models: Path | None = None) -> pd.DataFrame:
-    """`tests` by this project's recorded ablations and the trained models in `models` (default: this project's)."""
-    records = ablations.recorded(ablations.folder(), models)
-    return tests(ablations.results(records), results.recorded(models), statistics.seed_spread(records))
-
-
 def _of_claim(claim: Claim, rows: pd.DataFrame, spread: Spread) -> list[dict]:
     against = claim.against or (rows.index[0] if len(rows) else "base")
     about = {"claim": claim.text, "axis": claim.axis, "question": claim.question, "every": claim.every}
@@ -88,30 +85,50 @@ def _of_claim(claim: Claim, rows: pd.DataFrame, spread: Spread) -> list[dict]:
     return tested
 
 
-def _of_versions(models: pd.DataFrame, spread: Spread) -> list[dict]:
-    """That each version is more accurate than the one before.
+def _of_versions(models: pd.DataFrame, cost: str, spread: Spread) -> list[dict]:
+    """That each version is more accurate than the one before at an equal `cost`.
 
-    Each network of the older version is set beside the most accurate of the newer that has no more MACs; of one with
-    several seeds, the mean counts.
+    A curve goes through the networks of a version that none of it beats at no more cost: straight in the logarithm of
+    the cost, through means over seeds. The difference is the mean distance of two curves over the costs that both have.
     """
-    usual = models[models["usual"]].groupby(["model", "width", "epochs", "macs", "weight_decay"], as_index=False)
-    usual = usual.agg(top1=("top1", "mean"), seeds=("top1", "size"), spread=("top1", "std"))
-    usual["variant"] = usual["model"].map(short) + usual["width"].map(" {:g}".format)
-    version, about = usual["model"].str[:2], {"claim": VERSIONS, "question": False, "every": True}
-    tested = []
-    for older, newer in (("v1", "v2"), ("v2", "v3")):
-        pairs = usual[version == older].merge(usual[version == newer], on="epochs", suffixes=("_against", ""))
-        pairs = pairs[pairs["macs"] <= pairs["macs_against"]].rename(columns={"variant_against": "against"})
-        best = pairs.loc[pairs.groupby("against", sort=False)["top1"].idxmax()].to_dict("records")
-        missing = about | {"variant": newer, "against": older, "verdict": Verdict.MISSING}
-        tested += [about | pair | _tested(pair, spread, 0, math.inf) for pair in best] or [missing]
-    return tested
+    about = {"claim": VERSIONS[cost], "question": False, "every": True, "cost": cost}
+    usual = models[models["usual"]]
+    usual = usual.assign(version=usual["model"].str[:2].str.upper(), **({} if cost in usual else {cost: math.nan}))
+    networks = usual.groupby(["version", "model", "width"], as_index=False)
+    networks = networks.agg(cost=(cost, "first"), top1=("top1", "mean"), seeds=("top1", "size"), std=("top1", "std"))
+    rows = []
+    for newer, older in (("V2", "V1"), ("V3", "V2")):
+        row = about | {"variant": newer, "against": older, "verdict": Verdict.MISSING}
+        new, old = (_front(networks[networks["version"] == one].dropna(subset=["cost"])) for one in (newer, older))
+        least, most = (max(new["cost"].min(), old["cost"].min()), min(new["cost"].max(), old["cost"].max()))
+        if least < most:
+            weights = [*_shares(new["cost"], least, most), *-_shares(old["cost"], least, most)]
+            means = [Seeds(one.top1, one.seeds, one.std) for one in pd.concat([new, old]).itertuples()]
+            row |= {"least": least, "most": most, "seeds": new["seeds"].sum(), "seeds_against": old["seeds"].sum()}
+            row |= _judged_difference(spread.contrast(weights, means), 0, math.inf)
+        rows.append(row)
+    return rows
+
+
+def _front(networks: pd.DataFrame) -> pd.DataFrame:
+    """Those that none beats at no more cost, cheapest first."""
+    ordered = networks.sort_values(["cost", "top1"], ascending=[True, False])
+    return ordered[ordered["top1"] > ordered["top1"].cummax().shift(fill_value=-math.inf)]
+
+
+def _shares(costs: pd.Series, least: float, most: float) -> np.ndarray:
+    """What each point of a curve counts in the curve's mean from `least` to `most`."""
+    places, spots = np.linspace(math.log(least), math.log(most), 1001), np.log(costs.to_numpy(float))
+    return np.array([np.interp(places, spots, one).mean() for one in np.eye(len(spots))])
 
 
 def _tested(pair: dict, spread: Spread, least: float, most: float) -> dict:
     """By how much top1 is above top1_against, and whether that lies between `least` and `most` points."""
     sides = (Seeds(*(pair[f"{name}{side}"] for name in ("top1", "seeds", "spread"))) for side in ("", "_against"))
-    found = spread.difference(*sides)
+    return _judged_difference(spread.difference(*sides), least, most)
+
+
+def _judged_difference(found: statistics.Difference, least: float, most: float) -> dict:
     holds, fails = found.p_within(least, most), found.p_outside(least, most)
     verdict = Verdict.HOLDS if holds < LEVEL else Verdict.FAILS if fails < LEVEL else Verdict.UNDECIDED
     tested = {"p_holds": holds, "p_fails": fails, "verdict": verdict}

@@ -68,7 +68,9 @@ def subset(whole: Dataset, names: list[str], name: str, count: int | None = None
 def record(
     folder: Path, whole: Dataset, study: dict, *, tune: bool = False, models: Path | None = None, log: Callable = print
 ) -> None:
-    """Make the runs of `study`, as `read` returns it, that `folder` has no record of; with `tune` those of its tuning.
+    """Make the runs of `study`, as `read` returns it, that `folder` has no record of.
+
+    With `tune` those of its tuning, with the first seed: all variants meet the same pictures.
 
     `whole` is CIFAR-100. The network trained on the other classes goes to `models`, by default where trials go, with
     its weights. A run that was stopped goes on.
@@ -81,7 +83,7 @@ def record(
     start = store.weights_file(made.run, models)
     rows = []
     for count in study["pictures"]:
-        for seed in study["seeds"]:
+        for seed in study["seeds"][: 1 if tune else None]:
             images = subset(whole, new, f"{whole.name}-new-{count}{'-held-out' * tune}", count, seed, tune)
             for way, fields in study["tuning" if tune else "ways"].items():
                 given = study["base"] | {"variant": way, "seed": seed} | fields

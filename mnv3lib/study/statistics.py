@@ -73,14 +73,20 @@ class Spread(NamedTuple):
 
     def difference(self, first: Seeds, second: Seeds) -> Difference:
         """First minus second. Error and freedom are NaN where no spread is known."""
-        points = first.top1 - second.top1
+        return self.contrast([1, -1], [first, second])
+
+    def contrast(self, weights: Iterable[float], means: Iterable[Seeds]) -> Difference:
+        """The sum of means with these weights, which add up to 0; freedom is Satterthwaite's. NaN as above."""
+        weights, means = list(weights), list(means)
+        points = sum(weight * one.top1 for weight, one in zip(weights, means, strict=True))
         if not self.freedom:
             return Difference(points, math.nan, math.nan)
-        (one, own), (other, others) = self._of_mean(first), self._of_mean(second)
+        variances, freedoms = np.array([self._of_mean(one) for one in means]).T
+        variances = variances * np.square(weights)
+        error = math.sqrt(variances.sum())
         if self.alike:
-            return Difference(points, math.sqrt(one + other), self.freedom)
-        freedom = (one + other) ** 2 / (one**2 / own + other**2 / others)
-        return Difference(points, math.sqrt(one + other), freedom)
+            return Difference(points, error, self.freedom)
+        return Difference(points, error, variances.sum() ** 2 / (variances**2 / freedoms).sum())
 
     def _of_mean(self, seeds: Seeds) -> tuple[float, float]:
         """The variance of a mean over seeds, and its degrees of freedom.

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -11,18 +12,18 @@ import torch
 
 from mnv3lib import data, store
 from mnv3lib.commands import main
-from mnv3lib.deploy import FORMATS, comparisons, executorch_files, formats, latency, ncnn_files
+from mnv3lib.deploy import FORMATS, comparisons, executorch_files, formats, latency, ncnn_files, openvino_files
 from mnv3lib.errors import ExportError, InputError
 from mnv3lib.study import labelling
 
 RUN = "mobilenet_v3_small_0.25"
-MODULES = {"executorch": executorch_files, "ncnn": ncnn_files}
+MODULES = {"executorch": executorch_files, "ncnn": ncnn_files, "openvino": openvino_files}
 
 
 def needs(file_format: str) -> None:
-    extra = file_format.removesuffix("-int8")
-    if not importlib.util.find_spec(extra):
-        pytest.skip(f"the extra {extra} is not installed")
+    package = "nncf" if file_format == "openvino-int8" else file_format.removesuffix("-int8")
+    if not importlib.util.find_spec(package):
+        pytest.skip(f"{package} is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -48,19 +49,21 @@ def test_a_file_answers_as_pytorch_in_its_own_runtime(file_format, photographs, 
     np.testing.assert_allclose(answer(channels_last), answer(many[: len(given)]), atol=1e-4)
 
 
-def test_int8_of_executorch_sees_the_same_in_photographs(photographs, tmp_path):
-    needs("executorch")
+@pytest.mark.parametrize("file_format", ["executorch-int8", "openvino-int8"])
+def test_int8_sees_the_same_in_photographs(file_format, photographs, tmp_path):
+    needs(file_format)
     network = store.load(RUN)
     split = data.Split(photographs, torch.zeros(len(photographs), dtype=torch.int64))
     path = tmp_path / "int8"
-    facts = formats.write(network, path, "executorch-int8", photographs, calibration=photographs, test=split)
+    facts = formats.write(network, path, file_format, photographs, calibration=photographs, test=split)
     given = formats.together(photographs).numpy()
-    expected, got = formats.pytorch(network)(given), executorch_files.opened(path)(given)
+    expected, got = formats.pytorch(network)(given), formats.module_of(file_format).opened(path)(given)
     assert facts == {"top1": 100 * (expected.argmax(1) == 0).mean(), "top1_int8": 100 * (got.argmax(1) == 0).mean()}
     assert (expected.argmax(1) == got.argmax(1)).mean() >= 0.8
     assert np.corrcoef(expected.ravel(), got.ravel())[0, 1] > 0.97
     assert not np.allclose(expected, got, atol=1e-3)
-    assert (path / "network.pte").stat().st_size < 0.5 * 4 * sum(one.numel() for one in network.parameters())
+    largest = max(file.stat().st_size for file in path.iterdir())
+    assert largest < 0.5 * 4 * sum(one.numel() for one in network.parameters())
 
 
 @pytest.fixture
@@ -89,7 +92,8 @@ def test_a_folder_of_somebody_elses_stays(wrong, photographs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("file_format", "missing"), [("executorch", "executorch"), ("executorch", "torchao"), ("ncnn", "pnnx")]
+    ("file_format", "missing"),
+    [("executorch", "executorch"), ("executorch", "torchao"), ("ncnn", "pnnx"), ("openvino", "openvino")],
 )
 def test_without_the_extra_the_mend_is_told(file_format, missing, tmp_path, monkeypatch, capsys):
     needs(file_format)
@@ -102,6 +106,19 @@ def test_without_the_extra_the_mend_is_told(file_format, missing, tmp_path, monk
     assert f"[{file_format}]" in error
     assert error.count("\n") == 1
     assert not out.exists()
+
+
+def test_without_nncf_there_is_no_int8_of_openvino(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with pytest.raises(InputError, match="nncf is not installed: pip install nncf"):
+        formats.fill(torch.nn.Identity(), "openvino-int8", tmp_path, torch.zeros(1, 3, 8, 8))
+    assert not any(tmp_path.iterdir())
+
+
+def test_nothing_is_reported_to_openvinos_makers():
+    needs("openvino")
+    asked = "import sys; from mnv3lib.deploy import openvino_files as files; files._extra('openvino'); "
+    subprocess.run([sys.executable, "-c", asked + "assert not sys.modules['openvino_telemetry']"], check=True)
 
 
 def test_several_runs_have_no_one_name(tmp_path, capsys):

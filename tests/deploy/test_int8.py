@@ -10,7 +10,7 @@ from torch import nn
 
 from mnv3lib import networks, store
 from mnv3lib.blocks import SqueezeExcitation
-from mnv3lib.deploy import int8, latency, onnx_files
+from mnv3lib.deploy import formats, int8, latency, onnx_files, openvino_files
 from mnv3lib.recipe import MODELS
 from mnv3lib.study import labelling
 
@@ -73,6 +73,9 @@ def test_hard_swish_and_gate_are_right_to_a_step():
         np.testing.assert_allclose(got, expected, atol=2 * step)
 
 
+ODD = ["a channel that is always zero", "weights near zero with a bias", "an activation that never varies", "all zero"]
+
+
 def odd(kind):
     """A small network in which something is degenerate."""
     torch.manual_seed(1)
@@ -100,10 +103,7 @@ def odd(kind):
     return network
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["a channel that is always zero", "weights near zero with a bias", "an activation that never varies", "all zero"],
-)
+@pytest.mark.parametrize("kind", ODD)
 def test_odd_weights_stay_right(kind, photographs):
     network = odd(kind)
     expected, got, model = answers(network, photographs)
@@ -113,6 +113,17 @@ def test_odd_weights_stay_right(kind, photographs):
         assert np.isfinite(constant).all()
         if constant.dtype == np.int32:  # with a bias, the sum of products still fits
             assert np.abs(constant.astype(np.int64)).max() <= int8.LARGEST_BIAS
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_weights_stay_right_in_openvino(kind, photographs, tmp_path):
+    pytest.importorskip("nncf")
+    network = odd(kind).eval()
+    formats.fill(network, "openvino-int8", tmp_path, photographs)
+    with torch.inference_mode():
+        expected = network(photographs).numpy()
+    spread = max(np.abs(expected).max(), 0.1)
+    np.testing.assert_allclose(openvino_files.opened(tmp_path)(photographs.numpy()), expected, atol=0.05 * spread)
 
 
 def test_ranges_leave_out_the_largest_values_whatever_the_batch(monkeypatch):

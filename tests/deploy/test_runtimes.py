@@ -27,7 +27,9 @@ def small():
 
 
 @pytest.mark.parametrize("runtime", runtimes.RUNTIMES)
-def test_every_runtime_answers_as_pytorch(runtime, small):
+def test_every_runtime_answers_as_pytorch(runtime, small, long):
+    if runtime == "tflite" and not long:
+        pytest.skip("fetches LiteRT's converter: try it with --long")
     if runtime == "compiled" and not runtimes.compiler():
         pytest.skip("there is no C++ compiler")
     images = timing.random_images(3, 8)

@@ -62,7 +62,9 @@ def test_sets_that_are_apart_stay_apart(shapes, tmp_path, name):
         shutil.rmtree(shapes / shape)
     found, lines = told(shapes)
     assert (len(found.train), len(found.test), found.classes) == (8, 4, ("circle", "cross"))
-    assert f"{shapes / name} is the test set" in lines[0]
+    assert lines[0].endswith(f"{shapes / name} is the test set")
+    photographs.draw(shapes / "validation", 1, ("circle", "cross"))
+    assert told(shapes)[1][0].endswith(f"{shapes / name} is the test set; not used: validation")
     shutil.copytree(shapes / "train" / "cross", shapes / name / "cross", dirs_exist_ok=True)
     found, lines = told(shapes)
     assert found.facts["in_both"] == 4 and "4 of the 6 test images are training images too" in lines[1]

@@ -156,9 +156,10 @@ def test_only_pages_that_changed_are_made_again(make, notebooks, tmp_path):
     record = tmp_path / "models" / "run" / store.RECORD
     record.parent.mkdir()
     record.write_text("{}")
+    (tmp_path / "models" / "linear.csv").write_text("a table beside records")
     assert outdated() == {
         "02_second": ["notebooks/02_second.ipynb"],
-        "03_third": ["models/run/record.json", "tables/one.csv"],
+        "03_third": ["models/linear.csv", "models/run/record.json", "tables/one.csv"],
     }
     record.unlink()
     for name in ("01_old.png", "02_old.png"):

@@ -34,7 +34,7 @@ def test_no_records_no_verdicts(tmp_path):
     table = ablations.results(ablations.recorded(tmp_path, tmp_path))
     tests = claims.tests(table, results.recorded(tmp_path), Spread(math.nan, 0))
     judged = claims.verdicts(tests)
-    assert set(judged["verdict"]) == {Verdict.MISSING} and len(judged) == len(axes.read().claims) + 1
+    assert set(judged["verdict"]) == {Verdict.MISSING} and len(judged) == len(axes.read().claims) + len(claims.VERSIONS)
     assert tests["difference"].isna().all() and set(tables.claims(tests)["evidence"]) == {""}
 
 
@@ -71,28 +71,50 @@ def test_a_claim_about_one_of_several_variants():
     assert verdict(differences(base | below | {"mixup": [64.0]}, "augmentation"), text) == Verdict.HOLDS
 
 
-def test_versions_are_compared_at_no_more_macs(tmp_path):
-    for made, top1, macs in (
-        (recipe.make(model="v1", width=0.25), 60.0, 20e6),
-        (recipe.make(model="v2", width=0.35), 62.0, 18e6),
-        (recipe.make(model="v2", width=0.35, seed=1), 64.0, 18e6),
-        (recipe.make(model="v2", width=0.5), 70.0, 30e6),  # more MACs than V1's
-        (recipe.make(model="v3_large", width=0.25), 66.0, 17e6),
-        (recipe.make(model="v3_small", width=0.25), 62.0, 9e6),  # leaner, but less accurate than Large
-    ):
-        store.save(tmp_path, record_of(made, top1) | {"macs": macs}, [{"epoch": 1}], None, None)
-    nothing = ablations.results([])
-    tests = claims.tests(nothing, results.recorded(tmp_path), Spread(0.3, 10))
-    rows = tests[tests["claim"] == claims.VERSIONS]
-    assert rows[["variant", "against", "difference", "seeds", "seeds_against"]].to_numpy().tolist() == [
-        ["V2 0.35", "V1 0.25", 3.0, 2, 1],
-        ["V3 Large 0.25", "V2 0.35", 3.0, 1, 2],
-        ["V3 Large 0.25", "V2 0.5", -4.0, 1, 1],
-    ]
-    assert verdict(tests, claims.VERSIONS) == Verdict.FAILS
-    first, second, third = tables.claims(tests)["evidence"][0].split("; ")
-    assert first.startswith("V2 0.35 (18.0 M MACs) against V1 0.25 (20.0 M): +3.00 points, 95 % ")
-    assert second.endswith("(1 and 2 runs)")
-    assert third.endswith("(1 and 1 runs), with a weight decay of 0.0005 against 0.0002")
-    one_seed_each = claims.tests(nothing, results.recorded(tmp_path), Spread(5.0, 10))
-    assert verdict(one_seed_each, claims.VERSIONS) == Verdict.UNDECIDED
+def trained(folder, tops):
+    """results.recorded of networks with {(model, width, seed): (top-1, million MACs)}, and of an equal latency."""
+    for (model, width, seed), (top1, macs) in tops.items():
+        made = recipe.make(model=model, width=width, seed=seed)
+        store.save(folder, record_of(made, top1) | {"macs": macs * 1e6}, [{"epoch": 1}], None, None)
+    table = results.recorded(folder)
+    return table.assign(latency=table["macs"] / 1e6, parameters=range(len(table)))
+
+
+def test_versions_are_compared_at_equal_cost(tmp_path):
+    models = trained(
+        tmp_path,
+        {
+            ("v1", 0.25, 0): (60.0, 10),
+            ("v1", 0.5, 0): (64.0, 40),
+            ("v2", 0.35, 0): (62.0, 10),
+            ("v2", 0.35, 1): (64.0, 10),
+            ("v2", 0.5, 0): (65.0, 40),
+            ("v3_small", 0.25, 0): (70.0, 20),
+            ("v3_large", 0.25, 0): (50.0, 30),  # beaten by a leaner one
+            ("v3_large", 0.5, 0): (74.0, 80),
+        },
+    )
+    nothing, spread = ablations.results([]), Spread(0.3, 10, alike=True)
+    tests = claims.tests(nothing, models, spread)
+    rows = tests[tests["claim"] == claims.VERSIONS["macs"]].set_index("variant")
+    # From 63 to 65 above 60 to 64; and over the upper half of that, from 70 to 72 above 64 to 65.
+    assert rows["difference"].tolist() == pytest.approx([2.0, 6.5], abs=1e-6)
+    assert rows[["least", "most"]].to_numpy().tolist() == [[10e6, 40e6], [20e6, 40e6]]
+    assert rows[["seeds", "seeds_against"]].to_numpy().tolist() == [[3, 2], [2, 3]]
+    # Half of each mean of V2, one over two seeds, and of V1.
+    assert rows["high"]["V2"] - 2.0 == pytest.approx(2.2281 * 0.3 * (0.25 / 2 + 3 * 0.25) ** 0.5, rel=1e-4)
+    assert verdict(tests, claims.VERSIONS["macs"]) == Verdict.HOLDS
+    assert verdict(tests, claims.VERSIONS["latency"]) == Verdict.HOLDS
+    evidence = tables.claims(tests)["evidence"]
+    assert evidence[0].startswith("V2 against V1, 10 to 40 M MACs: +2.00 points, 95 % +")
+    assert evidence[1].split("; ")[1].startswith("V3 against V2, 20 to 40 ms: +6.50 points")
+    wide = claims.tests(nothing, models, Spread(5.0, 10))
+    assert verdict(wide, claims.VERSIONS["macs"]) == Verdict.UNDECIDED
+
+
+def test_a_version_that_is_worse_at_equal_cost_makes_the_claim_fail(tmp_path):
+    tops = {("v1", 0.25, 0): (60.0, 10), ("v1", 0.5, 0): (70.0, 40), ("v2", 0.35, 0): (55.0, 10)}
+    models = trained(tmp_path, tops | {("v2", 0.5, 0): (66.0, 40)})
+    tests = claims.tests(ablations.results([]), models.drop(columns="latency"), Spread(0.3, 10))
+    assert verdict(tests, claims.VERSIONS["macs"]) == Verdict.FAILS
+    assert verdict(tests, claims.VERSIONS["latency"]) == Verdict.MISSING  # nothing was timed

@@ -51,5 +51,9 @@ def test_the_runs_are_made_once_and_told_in_a_table(digits, tmp_path, monkeypatc
     assert ((table["low"] < table["top1"]) & (table["top1"] < table["high"])).all()
     linear = pd.read_csv(tmp_path / "out" / few_pictures.LINEAR)
     assert linear["top1"].mean() == pytest.approx(table["top1"][2])
+    study["tuning"] = {"rate-0.1": {"recipe": "finetune", "learning_rate": 0.1}}
+    few_pictures.record(tmp_path / "tuned", whole, study, tune=True, log=lambda line: None)
+    (run,) = store.runs(tmp_path / "tuned")  # of the first seed
+    assert store.load_record(run, tmp_path / "tuned")["recipe"]["variant"] == "rate-0.1"
     monkeypatch.setattr("mnv3lib.training.fit_recipe", None)  # nothing is made again
     few_pictures.record(tmp_path / "out", whole, study, log=lambda line: None)
