@@ -1,9 +1,9 @@
 """A training step on a CPU, faster than torch's own operators make it.
 
-`forward` answers as the network does. Where Numba is installed, batch norm, activation, depthwise convolution and
-squeeze-excitation are its loops (compiled.py): they go through memory half as often, keep what a convolution gives and
-not what is made of it, and sum in float64. The rest is torch's, with the weight gradients of two kinds of convolution
-made otherwise, which else is all that is gained:
+`forward` answers as the network does. Where Numba is installed, batch norm, activation, depthwise and pointwise
+convolution and squeeze-excitation are its loops (compiled.py, pointwise.py): they go through memory half as often, keep
+what a convolution gives and not what is made of it, and sum in float64. The rest is torch's, with the weight gradients
+of two kinds of convolution made otherwise, which without Numba is all that is gained:
 
 - 5x5 depthwise: oneDNN's fast kernel is for kernels up to three wide, so it is called twice with such;
 - pointwise: the roles of input and gradient are swapped where that is faster.
