@@ -75,9 +75,10 @@ def test_layers_of_a_step_are_all_found_and_add_up():
     convolutions = cost.layers(build("v3_small", width=0.25)).query("kind in ('standard', 'pointwise', 'depthwise')")
     macs = convolutions[~convolutions["layer"].str.contains("fc")]["macs"]
     assert table["gflop"].sum() == pytest.approx(2 * 16 * (3 * macs.sum() - macs.iloc[0]) / 1e9)
-    limit = table["at_least"] / 1000
-    assert (table["gflop"] <= limit * table["gemm"] * 1.001)[:-1].all()
-    assert (table["gbyte"] <= limit * table["copy"] * 1.001)[:-1].all()
+    limited = table.dropna(subset=["at_least"])
+    assert len(limited) >= 7
+    assert (limited["gflop"] <= limited["at_least"] / 1000 * limited["gemm"] * 1.001).all()
+    assert (limited["gbyte"] <= limited["at_least"] / 1000 * limited["copy"] * 1.001).all()
     text = training_speed.readable_layers(table)
     assert text["times the limit"].iloc[-1] == "–"
     assert latency.file_name(table).endswith("_1-threads_step.csv")
