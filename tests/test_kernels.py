@@ -2,6 +2,7 @@
 
 import copy
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -157,18 +158,54 @@ def test_dropout_and_counts_are_the_plain_ones(way):
     assert all(torch.equal(ours[name], plain[name]) for name in counts)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_the_same_step_twice_is_the_same_bit_for_bit(way, threads):
+@pytest.fixture
+def two_threads():
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+def test_the_same_step_twice_is_the_same_bit_for_bit(way):
     network = build("v3_small", width=0.25, num_classes=7)
     images = torch.randn(5, 3, 16, 16)
-    torch.set_num_threads(threads)
-    try:
-        first, second = (step(copy.deepcopy(network), images, kernels.forward) for _ in range(2))
-    finally:
-        torch.set_num_threads(1)
+    first, second = (step(copy.deepcopy(network), images, kernels.forward) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_two_threads_do_what_one_does(way, two_threads):
+    network = build("v3_small", width=0.25, num_classes=7)
+    images = torch.randn(5, 3, 16, 16)
+    assert kernels.way().split()[0] == way
+    first, second = (step(copy.deepcopy(network), images, kernels.forward) for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    torch.set_num_threads(1)
     alone = step(copy.deepcopy(network), images, kernels.forward)
     torch.testing.assert_close(first["logits"], alone["logits"], rtol=1e-4, atol=1e-5)
+
+
+def test_every_part_is_done_by_a_thread_of_a_team(two_threads):
+    if kernels._team() is None:
+        pytest.skip("torch has no OpenMP that lends its threads")
+    seen, both = {}, threading.Barrier(2, timeout=30)
+
+    def work(part, first, last):
+        both.wait()  # which one thread alone would do in vain
+        seen[part] = first, last
+
+    kernels._share(5, work)
+    assert seen == {0: (0, 2), 1: (2, 5)}
+
+    def fail(part, first, last):
+        if part == 1:
+            raise MemoryError("no room")
+
+    with pytest.raises(MemoryError, match="no room"):
+        kernels._share(5, fail)
+
+
+def test_threads_that_cannot_be_lent_leave_the_step_to_torch(monkeypatch, two_threads):
+    monkeypatch.setattr(kernels, "_team", lambda: None)
+    assert kernels.way() == "torch"
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
@@ -247,6 +284,14 @@ def test_without_numba_torch_makes_the_step(monkeypatch):
         assert kernels.way() == "torch"
     finally:
         kernels._loops.cache_clear()
+
+
+def test_what_was_compiled_serves_later_processes():
+    """Numba looks code up by what a function holds on to, which must be the same in another process."""
+    compiled = pytest.importorskip("mnv3lib.kernels.compiled")
+    for loop in (compiled.depthwise(3, 1), compiled.depthwise_gradient(5, 2)):
+        held = [cell.cell_contents for cell in loop.py_func.__closure__]
+        assert all(isinstance(each, int) for each in held), held
 
 
 def test_a_place_that_cannot_be_written_to_keeps_nothing(monkeypatch):

@@ -3,6 +3,7 @@ width of the four networks, untrained where there is no run. The table says whic
 """
 
 import argparse
+from functools import partial
 from itertools import product
 
 from mnv3lib import recipe
@@ -35,8 +36,13 @@ def add(command) -> None:
     command.add_argument(
         "--training",
         action="store_true",
-        help="images a second in training instead, beside a plain loop (V3 Small 0.25, 1.0 and Large 1.0 if no others "
-        "are named)",
+        help="images a second in training instead, beside a plain loop (V3 Small 0.25 and 1.0, V3 Large 1.0, V2 and V1 "
+        "0.5 if no others are named)",
+    )
+    command.add_argument(
+        "--layers",
+        action="store_true",
+        help="of training: where the time of a step goes, and how far that is from the processor's limits",
     )
     command.add_argument(
         "--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: the CPU, and a GPU if there is one"
@@ -56,21 +62,23 @@ def run(options: argparse.Namespace) -> None:
     others = ("peers", "size", "device", "runtime", "lowered_strides", "models", "calls", "accuracy", "data")
     changed = any(getattr(options, name) != options.parser.get_default(name) for name in others)
     if options.training and (changed or options.runs or len(options.batch or []) > 1):
-        options.parser.error("--training takes --model, --width, one --batch, --threads, --seconds, --format and --out")
+        takes = "--layers, --model, --width, one --batch, --threads, --seconds, --format and --out"
+        options.parser.error(f"--training takes {takes}")
+    if options.layers and not options.training:
+        options.parser.error("--layers is about --training")
     import pandas as pd
 
     from mnv3lib import data, store, writing
-    from mnv3lib.deploy import latency, training_speed
+    from mnv3lib.deploy import latency, processes, training_speed
 
     if options.training:
         pairs = training_speed.NETWORKS
         if options.model or options.width:
             pairs = product(options.model or ["v3_small", "v3_large"], options.width or [1.0])
         (batch,) = options.batch or [128]
-        tables = [
-            training_speed.compare(*pair, batch_size=batch, threads=count, seconds=options.seconds)
-            for pair, count in product(pairs, options.counts or [None])
-        ]
+        measure = training_speed.layers if options.layers else partial(training_speed.compare, seconds=options.seconds)
+        settings = product(pairs, options.counts or [processes.cores()])
+        tables = [measure(*pair, batch_size=batch, threads=count) for pair, count in settings]
         table = pd.concat(tables, ignore_index=True)
     else:
         sizes = {store.load(run, options.models).size for run in options.runs} if not options.size else {options.size}
@@ -111,6 +119,9 @@ def as_text(table, how: str) -> str:
     if how == "json":
         return table.to_json(orient="records", indent=2, double_precision=6) + "\n"
     about = f"{', '.join(table['processor'].unique())}; torch {table['torch'][0]}; {table['measured'].max()}"
+    if "direction" in table:
+        shown = training_speed.readable_layers(table).to_string(index=False)
+        return f"{about}; the layers of a training step\n{shown}\n"
     if "images_per_second" in table:
         return f"{about}; images a second in training\n{training_speed.readable(table).to_string(index=False)}\n"
     text = f"{about}; {table['size'][0]} px; milliseconds\n{latency.readable(table).to_string(index=False)}\n"

@@ -26,11 +26,12 @@ from mnv3lib.recipe import MODELS, Architecture
 
 FROM_FILES = [runtime for runtime in RUNTIMES if runtime not in (*ANYWHERE, "default")]
 AS_THEY_COME = ("default", "eager", "channels_last")  # that the networks of other libraries are measured on
-# What a recorded table must have, of a forward pass or of training
+# What a recorded table must have: of a forward pass, of training, or of what a training step is made of
 _SETTING = ["file", "model", "width", "batch", "threads", "processor", "torch", "commit", "measured"]
 COLUMNS = {
     "latency": [*_SETTING, "library", "runtime", "device", "size", "median_ms", "p25_ms", "p75_ms"],
     "training": [*_SETTING, "loop", "parameters", "images_per_second", "low", "high", "times"],
+    "step": [*_SETTING, "kind", "direction", "milliseconds", "share", "gflop", "gbyte", "gemm", "copy", "at_least"],
 }
 
 
@@ -233,10 +234,10 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def file_name(table: pd.DataFrame) -> str:
-    """What the CSV of such a table is called: date, machine, threads, then pixels and runtimes, or training."""
+    """What the CSV of such a table is called: date, machine, threads, then pixels and runtimes, or kind (COLUMNS)."""
     machine = "+".join(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") for name in table["processor"].unique())
     threads = "+".join(map(str, sorted(table["threads"].unique())))
-    how = "training"
+    how = "step" if "direction" in table else "training"
     if "runtime" in table:
         used = list(dict.fromkeys(table["runtime"]))
         how = f"{table['size'].iloc[0]}px_" + ("all-runtimes" if set(used) == set(RUNTIMES) else "+".join(used))
@@ -271,8 +272,8 @@ def newest(table: pd.DataFrame) -> pd.DataFrame:
 def recorded(folder: Path, kind: str = "latency") -> pd.DataFrame:
     """All tables in `folder` that `mnv3 latency` wrote, one below the other; empty if there is none.
 
-    kind: latency (the columns of `compare`) or training (those of training_speed.compare). The column `file` tells
-    where a row is from. Raises InputError for a file that is neither.
+    kind: latency (the columns of `compare`), training (those of training_speed.compare) or step (those of
+    training_speed.layers). The column `file` tells where a row is from. Raises InputError for a file of none of these.
     """
     tables = []
     for path in sorted(Path(folder).glob("*.csv")):

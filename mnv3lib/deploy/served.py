@@ -59,12 +59,13 @@ def _replies(make: Callable[..., Callable], arguments: tuple) -> Callable:
             return answer(images if message[1] is None else message[1])
         if message[0] == "turn":
             return turn(lambda: answer(images), message[1], calls=message[2])
-        return _peak()
+        return peak()
 
     return reply
 
 
-def _peak() -> float | None:
+def peak() -> float | None:
+    """The most memory that this process has had so far, in MiB; None where the system does not tell."""
     # Not getrusage: what it calls the maximum is that of the process before it became this program, too.
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.is_file() else []

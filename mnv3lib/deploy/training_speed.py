@@ -1,14 +1,16 @@
 """Images a second in training: this package's loop beside a plain one, in turns, each in a process of its own.
 
-The plain loop is what one would write first: torchvision's network with the same strides lowered and torch's default
-layout, a DataLoader that augments PIL images one by one, SGD. The processes are separate since `keep_memory` and the
-threads hold for a whole process.
+The plain loop is what one would write first: torchvision's network (of V1, which it does not have, this package's) with
+the same strides lowered and torch's default layout, a DataLoader that augments PIL images one by one, SGD. The
+processes are separate since `keep_memory` and the threads hold for a whole process.
 """
 
+import itertools
+import math
 import os
 import statistics
-import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -16,31 +18,33 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
-from mnv3lib import inference, kernels, optimizers, progress, recipe, training
+from mnv3lib import cost, inference, kernels, optimizers, progress, recipe, training
 from mnv3lib.data import Split
-from mnv3lib.deploy import peers, processes, timing
+from mnv3lib.deploy import peers, processes, served, timing
 from mnv3lib.errors import InputError
 from mnv3lib.networks import MobileNet
 
-NETWORKS = (("v3_small", 0.25), ("v3_small", 1.0), ("v3_large", 1.0))
+NETWORKS = (("v3_small", 0.25), ("v3_small", 1.0), ("v3_large", 1.0), ("v2", 0.5), ("v1", 0.5))
 LOOPS = {
-    "mnv3lib": "this package's loop, with compiled kernels where Numba is installed and there is one thread",
+    "mnv3lib": "this package's loop, with compiled kernels where Numba is installed",
     "mnv3lib, torch alone": "this package's loop without them",
     "plain": "plain loop, images loaded in the training process",
     "plain, 2 workers": "plain loop, images loaded by two workers",
 }
 MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
-# The operators of a step by what is in their name; the first that fits counts, what fits none is the rest. Those with _
-# are kernels.py's: a depthwise convolution has the norm and activation before it, and squeeze-excitation those too.
-OPERATORS = {
-    "convolution, backward": ("convolution_backward", "_ConvolutionBackward", "_DepthwiseBackward"),
-    "convolution, forward": ("convolution", "conv2d", "_Convolution", "_Depthwise"),
-    "batch norm, activation": (
-        *("batch_norm", "hardswish", "hardsigmoid", "hardtanh", "clamp_min", "threshold_backward"),
-        *("_Activated", "_Gated"),
-    ),
-}
-AHEAD = 3  # batches that two workers may hold ready before a turn starts, and so do not count
+# What of a step is timed together: kind, direction, the events of torch's profiler (functions and records of kernels)
+# that count, and those within them that do not.
+EVENTS = (
+    ("pointwise", "forward", ("_Pointwise", "_Convolution"), ("squeeze-excitation, forward",)),
+    ("pointwise", "backward", ("_PointwiseBackward", "_ConvolutionBackward"), ("squeeze-excitation, backward",)),
+    ("depthwise", "forward", ("_Depthwise",), ()),
+    ("depthwise", "backward", ("_DepthwiseBackward",), ()),
+    ("norm, activation", "forward", ("batch_norm, moments", "_Activated"), ()),
+    ("norm, activation", "backward", ("_ActivatedBackward",), ()),
+    ("squeeze-excitation", "forward", ("squeeze-excitation, forward",), ()),
+    ("squeeze-excitation", "backward", ("squeeze-excitation, backward",), ()),
+)
+AHEAD = 3  # batches that two workers may hold ready before a turn starts, and which are thrown away
 
 
 def compare(
@@ -49,8 +53,8 @@ def compare(
     *,
     batch_size: int = 128,
     threads: int | None = None,
-    rounds: int = 5,
-    seconds: float = 5.0,
+    rounds: int = 3,
+    seconds: float = 2.0,
 ) -> pd.DataFrame:
     """Train one network with each of LOOPS in turns; the images are noise, as pixels do not change the speed.
 
@@ -60,11 +64,9 @@ def compare(
     Returns a row a loop: model, width, loop, batch, threads, parameters, images_per_second (median of the rounds),
     low and high (the extremes), peak_mib (the most memory that its process held, workers not counted), times (how many
     times as fast as the faster of the plain loops), kernels (which way this package's loop goes, see kernels.way),
-    system, processor, torch, commit, measured. Raises InputError for a model that torchvision does not have.
+    system, processor, torch, commit, measured.
     """
     made = recipe.make("modern", model=model, width=width, batch_size=batch_size)
-    if ("torchvision", model) not in peers.NAMES:
-        raise InputError(f"torchvision has no {model}, so there is no plain loop: choose v2, v3_small or v3_large")
     threads = threads or processes.cores()
     speeds = {loop: [] for loop in LOOPS}
     trains = {loop: processes.start(_loop, loop, made, threads) for loop in LOOPS}
@@ -109,24 +111,103 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     return shown.assign(times=table["times"].map("{:.2f}".format))
 
 
-def step_shares(model: str, width: float, *, batch_size: int = 128, threads: int = 1, steps: int = 2) -> pd.Series:
-    """Where the time of a training step goes on the CPU, in percent by kind of operator (OPERATORS and the rest).
+def layers(model: str, width: float, *, batch_size: int = 128, threads: int = 1, steps: int = 5) -> pd.DataFrame:
+    """Where the time of a training step goes on the CPU, and how far that is from what the processor can do.
 
-    By torch's profiler, over `steps` steps after one of warm-up, each operator without those that it calls. The rest
-    is made of squeeze-excitation's products, pooling, residuals, copies, the loss and the optimizer.
+    By torch's profiler, over `steps` steps after two of warm-up; the images are noise.
+
+    Returns a row for each of EVENTS, and one for the rest of a step (images, pooling, classifier, loss, optimizer):
+    model, width, batch, threads, kind, direction, milliseconds (a step), share (percent), gflop and gbyte (what has to
+    be computed, and read or written at the least, see `_work`), gemm (GFLOP/s of a product of large matrices) and copy
+    (GB/s, read and written, of a long array), at_least (the milliseconds that the slower of the two would take for it),
+    kernels, system, processor, torch, commit, measured. Raises InputError where the compiled kernels do not serve.
     """
     made = recipe.make(model=model, width=width, batch_size=batch_size)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler reports of itself on standard error
     with timing.steady(threads):
+        if kernels.way() == "torch":
+            raise InputError("the layers of a step are told by the compiled kernels, which do not serve: install numba")
+        gemm, copy = _limits()
         train = _ours(made)
-        train(1)
+        train(2)
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
             train(steps)
-    times = dict.fromkeys([*OPERATORS, "rest"], 0.0)
-    for event in profiled.key_averages():
-        fitting = (kind for kind, parts in OPERATORS.items() if any(part in event.key for part in parts))
-        times[next(fitting, "rest")] += event.self_cpu_time_total
-    return 100 * pd.Series(times) / sum(times.values())
+    events = profiled.key_averages()
+    whole = sum(event.self_cpu_time_total for event in events)
+    took = defaultdict(float, {event.key: event.cpu_time_total for event in events})
+    rows = [
+        (kind, direction, sum(took[name] for name in counted) - sum(took[name] for name in within))
+        for kind, direction, counted, within in EVENTS
+    ]
+    table = pd.DataFrame(rows, columns=["kind", "direction", "milliseconds"])
+    table.loc[len(table)] = "rest", "", whole - table["milliseconds"].sum()
+    table["milliseconds"] /= 1000 * steps
+    table.insert(0, "threads", threads)
+    table.insert(0, "batch", batch_size)
+    table.insert(0, "width", width)
+    table.insert(0, "model", model)
+    table["share"] = 100 * table["milliseconds"] / table["milliseconds"].sum()
+    table = table.merge(_work(made), how="left", on=["kind", "direction"])
+    table["gemm"], table["copy"] = gemm, copy
+    table["at_least"] = 1000 * np.maximum(table["gflop"] / gemm, table["gbyte"] / copy)
+    return table.assign(kernels=kernels.way(), **timing.stamp())
+
+
+def readable_layers(table: pd.DataFrame) -> pd.DataFrame:
+    """`layers`' table as text: with what is reached of a product's GFLOP/s and of a copy's GB/s."""
+    shown = table[["model", "width", "batch", "threads", "kind", "direction"]].copy()
+    shown["width"] = shown["width"].map("{:g}".format)
+    shown["ms"] = table["milliseconds"].map("{:.1f}".format)
+    shown["share"] = table["share"].map("{:.0f} %".format)
+    seconds = table["milliseconds"] / 1000
+    for name, amount, limit in (("GFLOP/s", "gflop", "gemm"), ("GB/s", "gbyte", "copy")):
+        speed = table[amount] / seconds
+        parts = zip(speed, speed / table[limit], strict=True)
+        shown[name] = [f"{reached:.0f} ({part:.0%})" if reached > 0 else "–" for reached, part in parts]
+    times = table["milliseconds"] / table["at_least"]
+    shown["times the limit"] = times.map("{:.1f}".format).where(times.notna(), "–")
+    return shown
+
+
+def _work(made: recipe.Recipe) -> pd.DataFrame:
+    """What a step has to compute and to move at the least: kind, direction, gflop, gbyte.
+
+    A convolution reads its input and writes its output; going back it reads its input, its output and the gradient
+    behind it, whose way through the following norm and activation it makes, and writes the gradient before. A norm
+    with its activation is made on the way of the convolution that follows in the same block; else it reads and writes
+    once, and going back reads its input and the gradient for their sums. So squeeze-excitation only reads for its
+    pooling.
+    """
+    table = cost.layers(MobileNet(made.architecture))
+    rows = []
+
+    def work(kind, direction, macs, numbers):
+        rows.append((kind, direction, 2 * macs * made.batch_size / 1e9, 4 * numbers * made.batch_size / 1e9))
+
+    for layer, after in itertools.pairwise(table.itertuples()):
+        inputs, outputs = math.prod(layer.input), math.prod(layer.output)
+        if layer.kind == "batch norm":
+            together = made.model == "v1" or layer.layer.split(".")[:2] == after.layer.split(".")[:2]
+            if after.layer.endswith("fc1"):
+                work("squeeze-excitation", "forward", 0, inputs)
+            elif not together or after.kind == "linear":
+                work("norm, activation", "forward", 0, 2 * inputs)
+                work("norm, activation", "backward", 0, 2 * inputs)
+        elif layer.kind != "linear" and not layer.layer.endswith(("fc1", "fc2")):  # those are squeeze-excitation's
+            kind = "depthwise" if layer.kind == "depthwise" else "pointwise"
+            ways = 1 if layer.Index == 0 else 2  # nobody asks for the gradient of the images
+            work(kind, "forward", layer.macs, inputs + outputs)
+            work(kind, "backward", ways * layer.macs, ways * inputs + 2 * outputs)
+    keys = ["kind", "direction"]
+    return pd.DataFrame(rows, columns=[*keys, "gflop", "gbyte"]).groupby(keys, as_index=False).sum()
+
+
+def _limits() -> tuple[float, float]:
+    """GFLOP/s of a product of large matrices, and GB/s of a copy."""
+    a, b, long = torch.randn(1024, 1024), torch.randn(1024, 1024), torch.randn(2**25)
+    copy = torch.empty_like(long)
+    multiply, move = (min(timing.turn(call, 0.5, timing.now)) for call in (lambda: a @ b, lambda: copy.copy_(long)))
+    return 2 * 1024**3 / multiply / 1e9, 2 * 4 * long.numel() / move / 1e9
 
 
 def _loop(loop: str, made: recipe.Recipe, threads: int) -> Callable[[int], tuple[float, int, float]]:
@@ -136,17 +217,7 @@ def _loop(loop: str, made: recipe.Recipe, threads: int) -> Callable[[int], tuple
     if "torch alone" in loop:
         os.environ["MNV3_KERNELS"] = "torch"
     train = _ours(made) if loop.startswith("mnv3lib") else _plain(made, 2 if "workers" in loop else 0)
-    return lambda steps: (*train(steps), _peak_mib())
-
-
-def _peak_mib() -> float:
-    """The most memory this process has held; not known on Windows."""
-    try:
-        import resource
-    except ImportError:
-        return float("nan")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+    return lambda steps: (*train(steps), served.peak())
 
 
 def _noise(images: int) -> tuple[np.ndarray, np.ndarray]:
@@ -173,8 +244,11 @@ def _plain(made: recipe.Recipe, workers: int) -> Callable[[int], tuple[float, in
     """The same of the plain loop."""
     from torchvision.models import get_model
 
-    network = get_model(peers.NAMES["torchvision", made.model], num_classes=100, width_mult=made.width)
-    peers.lower_strides(network, made.lowered_strides)
+    if ("torchvision", made.model) in peers.NAMES:
+        network = get_model(peers.NAMES["torchvision", made.model], num_classes=100, width_mult=made.width)
+        peers.lower_strides(network, made.lowered_strides)
+    else:
+        network = MobileNet(made.architecture)
     network.train()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
     batches = _endless(made.batch_size, workers)
@@ -188,7 +262,7 @@ def _plain(made: recipe.Recipe, workers: int) -> Callable[[int], tuple[float, in
 
     def train(steps: int) -> tuple[float, int]:
         for _ in range(AHEAD if workers else 0):
-            step()
+            next(batches)
         start = time.perf_counter()
         for _ in range(steps):
             step()

@@ -1,9 +1,9 @@
 """A training step on a CPU, faster than torch's own operators make it.
 
-`forward` answers as the network does. Where Numba is installed, and with one thread, batch norm, activation, depthwise
-convolution and squeeze-excitation are its loops (compiled.py): they go through memory half as often, keep what a
-convolution gives and not what is made of it, and sum in float64. The rest is torch's, with the weight gradients of two
-kinds of convolution made otherwise, which else is all that is gained:
+`forward` answers as the network does. Where Numba is installed, batch norm, activation, depthwise and pointwise
+convolution and squeeze-excitation are its loops (compiled.py, pointwise.py): they go through memory half as often, keep
+what a convolution gives and not what is made of it, and sum in float64. The rest is torch's, with the weight gradients
+of two kinds of convolution made otherwise, which without Numba is all that is gained:
 
 - 5x5 depthwise: oneDNN's fast kernel is for kernels up to three wide, so it is called twice with such;
 - pointwise: the roles of input and gradient are swapped where that is faster.
@@ -12,8 +12,8 @@ It is for training in float32 and channels_last alone: evaluation, export and tr
 come here.
 """
 
+import ctypes
 import os
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.metadata import version
 from typing import NamedTuple
@@ -43,13 +43,11 @@ def _loops():
 
 
 def _chosen() -> bool:
-    """Whether the loops serve: with one thread, or where MNV3_KERNELS is `numba`.
+    """Whether the loops serve: with one thread, or where torch's threads can be lent.
 
-    torch's threads wait for their next layer without giving up their core, so that with several the loops' own threads
-    come too late: the step takes a tenth longer than torch alone needs, by measurement.
+    Threads of their own would come too late, since torch's wait for their next layer without giving up their core.
     """
-    wanted = torch.get_num_threads() == 1 or os.environ.get("MNV3_KERNELS") == "numba"
-    return wanted and _loops() is not None
+    return _loops() is not None and (torch.get_num_threads() == 1 or _team() is not None)
 
 
 def way() -> str:
@@ -96,13 +94,14 @@ class _Summed(NamedTuple):
 
 
 class _Pending(NamedTuple):
-    """What a batch norm and perhaps an activation will make of `z`; what comes next may do it on its way."""
+    """What a batch norm, perhaps an activation and a gate will make of `z`; what comes next may do it on its way."""
 
     z: torch.Tensor
     norm: nn.BatchNorm2d
     affine: "_Affine"
     activation: int
     later: "_Later | None"
+    mlp: nn.Sequential | None = None  # squeeze-excitation's, from pooled channels to their gate
 
 
 NONE = 0
@@ -119,17 +118,16 @@ def _run(module: nn.Module, x: torch.Tensor | _Summed | _Pending) -> torch.Tenso
         for layer in module:
             x = _run(layer, x)
         return x
-    if isinstance(x, _Pending):
+    if isinstance(x, _Pending) and x.mlp is None:
         if x.activation == NONE and type(module) in ACTIVATIONS:
             return x._replace(activation=ACTIVATIONS[type(module)])
         if isinstance(module, SqueezeExcitation):
-            mlp = _mlp(module)
-            return _Gated.apply(
-                x.z, x.norm.weight, x.norm.bias, x.affine, x.activation, x.later, mlp, *mlp.parameters()
-            )
+            return x._replace(mlp=_mlp(module))
     if isinstance(module, nn.Conv2d) and module.bias is None:
         if _chosen() and _is_depthwise(module):
-            return _depthwise(module, x)
+            return _own(_Depthwise, module, x)
+        if _chosen() and _is_pointwise(module):
+            return _own(_Pointwise, module, x)
         return _Convolution.apply(_finished(x), module.weight, module.stride, module.padding, module.groups)
     sums, later = (x.sums.numpy(), x.later) if isinstance(x, _Summed) else (None, None)
     x = _finished(x)
@@ -155,7 +153,10 @@ def _mlp(module: SqueezeExcitation) -> nn.Sequential:
 def _finished(x: torch.Tensor | _Summed | _Pending, other: torch.Tensor | None = None) -> torch.Tensor:
     """The tensor, plus `other`."""
     if isinstance(x, _Pending):
-        return _Activated.apply(x.z, x.norm.weight, x.norm.bias, x.affine, x.activation, x.later, other)
+        given = x.z, x.norm.weight, x.norm.bias, x.affine, x.activation, x.later
+        if x.mlp is None:
+            return _Activated.apply(*given, other)
+        x = _Gated.apply(*given, x.mlp, *x.mlp.parameters())
     x = x.z if isinstance(x, _Summed) else x
     return x if other is None else x + other
 
@@ -171,9 +172,17 @@ class _Affine(NamedTuple):
 
 
 class _Later:
-    """The way from a gradient behind norm and activation to the one before, left to the depthwise convolution there."""
+    """The way from a gradient behind norm and activation to the one before, left to the convolution there."""
 
     arrays = None
+
+    def take(self, grad: torch.Tensor) -> tuple:
+        """What the convolution's loop needs for it; `grad` may be the convolution's own gradient, too."""
+        arrays, self.arrays = self.arrays, None
+        if arrays is None:
+            factors = _norm(None, grad.shape[1])
+            arrays = _flat(grad), _flat(grad), factors, NONE, factors, False, NOTHING, NOTHING
+        return arrays
 
 
 def _is_usual(norm: nn.BatchNorm2d, z: torch.Tensor) -> bool:
@@ -234,16 +243,10 @@ class _Gated(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, z, weight, bias, affine, activation, later, mlp, *parameters):
-        batch, channels, height, width = z.shape
-        arrays, sums = (_flat(z), affine.norm, activation), np.zeros(batch * channels)
-        _share(batch, lambda part, first, last: _loops().pool(*arrays, sums, first, last, height * width, channels))
-        pooled = torch.from_numpy(sums / (height * width)).float().view(batch, channels, 1, 1).requires_grad_()
-        with torch.enable_grad():
-            gate = mlp(pooled)
         ctx.save_for_backward(z)
         ctx.affine, ctx.activation, ctx.later = affine, activation, later
-        ctx.mlp, ctx.pooled, ctx.gate = mlp, pooled, gate
-        return _normalised(z, affine, activation, gate, None)
+        _open(ctx, z, mlp)
+        return _normalised(z, affine, activation, ctx.gate, None)
 
     @staticmethod
     @once_differentiable
@@ -251,21 +254,42 @@ class _Gated(torch.autograd.Function):
         (z,) = ctx.saved_tensors
         batch, channels, height, width = z.shape
         arrays = _flat(z), _flat(grad), ctx.affine.norm, ctx.activation
-        each = np.zeros((batch, 5, channels))
+        each = np.zeros(batch * 5 * channels)
         _share(
             batch,
             lambda part, first, last: _loops().gated_gradient_sums(
-                *arrays, each.reshape(-1), first, last, height * width, channels
+                *arrays, each, first, last, height * width, channels
             ),
         )
-        gate_gradient = torch.from_numpy(each[:, 0]).float().view(ctx.gate.shape)
-        with torch.enable_grad():
-            pooled, *of_mlp = torch.autograd.grad(ctx.gate, [ctx.pooled, *ctx.mlp.parameters()], gate_gradient)
-        pooled = pooled / (height * width)
-        gates, pools = (tensor.detach().view(batch, 1, channels).numpy() for tensor in (ctx.gate, pooled))
-        sums = (gates * each[:, 1:3] + pools * each[:, 3:]).sum(0)
-        z_gradient = _norm_gradient(z, grad, ctx.affine, ctx.activation, sums, ctx.gate, pooled, ctx.later)
-        return z_gradient, *_parameter_gradients(ctx.affine, sums), None, None, None, None, *of_mlp
+        of_norm, of_mlp = _before_gate(ctx, z, grad, each, ctx.later)
+        return *of_norm, None, None, None, None, *of_mlp
+
+
+@torch.profiler.record_function("squeeze-excitation, forward")
+def _open(ctx, z, mlp):
+    """Keep in `ctx` the gate that `mlp` makes of the mean of activation(norm(z)), and what its gradient needs."""
+    batch, channels, height, width = z.shape
+    arrays, sums = (_flat(z), ctx.affine.norm, ctx.activation), np.zeros(batch * channels)
+    _share(batch, lambda part, first, last: _loops().pool(*arrays, sums, first, last, height * width, channels))
+    ctx.pooled = torch.from_numpy(sums / (height * width)).float().view(batch, channels, 1, 1).requires_grad_()
+    ctx.mlp = mlp
+    with torch.enable_grad():
+        ctx.gate = mlp(ctx.pooled)
+
+
+@torch.profiler.record_function("squeeze-excitation, backward")
+def _before_gate(ctx, z, grad, each, later, out=None):
+    """Gradients of z and of the norm's weight and bias, and of the mlp's parameters; `each`: gated_gradient_sums'."""
+    batch, channels, height, width = z.shape
+    each = each.reshape(batch, 5, channels)
+    gate_gradient = torch.from_numpy(each[:, 0]).float().view(ctx.gate.shape)
+    with torch.enable_grad():
+        pooled, *of_mlp = torch.autograd.grad(ctx.gate, [ctx.pooled, *ctx.mlp.parameters()], gate_gradient)
+    pooled = pooled / (height * width)
+    gates, pools = (tensor.detach().view(batch, 1, channels).numpy() for tensor in (ctx.gate, pooled))
+    sums = (gates * each[:, 1:3] + pools * each[:, 3:]).sum(0)
+    z_gradient = _norm_gradient(z, grad, ctx.affine, ctx.activation, sums, ctx.gate, pooled, later, out)
+    return (z_gradient, *_parameter_gradients(ctx.affine, sums)), of_mlp
 
 
 def _normalised(z, affine, activation, gate, other):
@@ -325,22 +349,24 @@ def _is_depthwise(convolution: nn.Conv2d) -> bool:
     )
 
 
-def _depthwise(convolution: nn.Conv2d, x: torch.Tensor | _Summed | _Pending) -> _Summed:
-    norm = None, None, None, NONE
-    if isinstance(x, _Pending):
-        x, norm = x.z, (x.norm.weight, x.norm.bias, x.affine, x.activation)
-    later = _Later()
-    return _Summed(*_Depthwise.apply(_finished(x), convolution.weight, convolution.stride[0], *norm, later), later)
+def _own(function: type, convolution: nn.Conv2d, x: torch.Tensor | _Summed | _Pending) -> _Summed:
+    """What _Depthwise or _Pointwise give."""
+    norm, later = (None, None, None, NONE, None), _Later()
+    if isinstance(x, _Pending) and (x.mlp is None or function is _Pointwise):
+        norm = x.norm.weight, x.norm.bias, x.affine, x.activation, x.later
+        mlp = () if x.mlp is None else (x.mlp, *x.mlp.parameters())
+        return _Summed(*function.apply(x.z, convolution.weight, convolution.stride[0], *norm, later, *mlp), later)
+    return _Summed(*function.apply(_finished(x), convolution.weight, convolution.stride[0], *norm, later), later)
 
 
 class _Depthwise(torch.autograd.Function):
     """The depthwise convolution of activation(norm(z)), or of z where `affine` is None; with the moments of it."""
 
     @staticmethod
-    def forward(ctx, z, kernel, stride, weight, bias, affine, activation, later):
+    def forward(ctx, z, kernel, stride, weight, bias, affine, activation, before, later):
         batch, channels, height, width = z.shape
         ctx.save_for_backward(z, kernel)
-        ctx.stride, ctx.affine, ctx.activation, ctx.later = stride, affine, activation, later
+        ctx.stride, ctx.affine, ctx.activation, ctx.before, ctx.later = stride, affine, activation, before, later
         out = torch.empty(
             (batch, channels, (height - 1) // stride + 1, (width - 1) // stride + 1),
             memory_format=torch.channels_last,
@@ -363,10 +389,7 @@ class _Depthwise(torch.autograd.Function):
         parts = np.zeros((_parts(batch), 2 * channels))
         kernels = np.zeros((_parts(batch), kernel.numel()))
         arrays = _flat(z), _norm(ctx.affine, channels), ctx.activation, _blocks(kernel.flip(2, 3))
-        behind, ctx.later.arrays = ctx.later.arrays, None
-        if behind is None:  # the gradient is the convolution's own
-            factors = _norm(None, channels)
-            behind = _flat(grad), _flat(grad), factors, NONE, factors, False, NOTHING, NOTHING
+        behind = ctx.later.take(grad)
         loop, result = _loops().depthwise_gradient(size, ctx.stride), _flat(out)
         _share(
             batch,
@@ -377,11 +400,106 @@ class _Depthwise(torch.autograd.Function):
         lanes = _loops().LANES
         kernel_gradient = torch.from_numpy(kernels.sum(0)).float().view(channels // lanes, size * size, lanes)
         kernel_gradient = kernel_gradient.transpose(1, 2).reshape(kernel.shape)
-        if ctx.affine is None:
-            return out, kernel_gradient, None, None, None, None, None, None
-        sums = parts.sum(0).reshape(2, channels)
-        z_gradient = _norm_gradient(z, out, ctx.affine, NONE, sums, out=out)
-        return z_gradient, kernel_gradient, None, *_parameter_gradients(ctx.affine, sums), None, None, None
+        return _before(ctx, z, out, kernel_gradient, parts.sum(0))
+
+
+def _before(ctx, z, out, kernel_gradient, sums):
+    """The gradients that a convolution returns, with `out` before the activation, and its `sums` [2 x channels]."""
+    if ctx.affine is None:
+        return out, kernel_gradient, None, None, None, None, None, None, None
+    sums = sums.reshape(2, -1)
+    z_gradient = _norm_gradient(z, out, ctx.affine, NONE, sums, later=ctx.before, out=out)
+    return z_gradient, kernel_gradient, None, *_parameter_gradients(ctx.affine, sums), None, None, None, None
+
+
+# Pointwise convolution, with the norm and the activation before it
+
+
+def _is_pointwise(convolution: nn.Conv2d) -> bool:
+    lanes = _loops().LANES
+    return (
+        convolution.kernel_size == (1, 1)
+        and convolution.stride == (1, 1)
+        and convolution.padding == (0, 0)
+        and convolution.groups == 1
+        and convolution.in_channels % lanes == convolution.out_channels % lanes == 0
+    )
+
+
+class _Pointwise(torch.autograd.Function):
+    """The pointwise convolution of activation(norm(z)), or of z where `affine` is None; with the moments of it.
+
+    With `mlp`, it is that of squeeze-excitation of activation(norm(z)).
+    """
+
+    @staticmethod
+    def forward(ctx, z, kernel, stride, weight, bias, affine, activation, before, later, mlp=None, *parameters):
+        batch, channels, height, width = z.shape
+        outputs = len(kernel)
+        ctx.save_for_backward(z, kernel)
+        ctx.affine, ctx.activation, ctx.before, ctx.later = affine, activation, before, later
+        ctx.mlp = ctx.gate = None
+        if mlp is not None:
+            _open(ctx, z, mlp)
+        out = torch.empty((batch, outputs, height, width), memory_format=torch.channels_last)
+        parts = np.zeros((_parts(batch), 2 * outputs))
+        arrays = _flat(z), affine is not None, _norm(affine, channels), activation, *_optional(ctx.gate)
+        arrays = *arrays, _eights(kernel), _flat(out)
+        _share(
+            batch,
+            lambda part, first, last: _products().pointwise(
+                *arrays, parts[part], first, last, height * width, channels, outputs
+            ),
+        )
+        sums = torch.from_numpy(parts.sum(0))
+        ctx.mark_non_differentiable(sums)
+        return out, sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, _):
+        z, kernel = ctx.saved_tensors
+        batch, channels, height, width = z.shape
+        outputs = len(kernel)
+        out = torch.empty_like(z, memory_format=torch.channels_last)
+        parts = np.zeros((_parts(batch), 2 * channels))
+        each = None if ctx.mlp is None else np.zeros(batch * 5 * channels)
+        kernels = np.zeros((_parts(batch), kernel.numel()))
+        arrays = _flat(z), ctx.affine is not None, _norm(ctx.affine, channels), ctx.activation, *_optional(ctx.gate)
+        arrays = *arrays, _eights(kernel.transpose(0, 1)), *ctx.later.take(grad), _flat(out)
+        _share(
+            batch,
+            lambda part, first, last: _products().pointwise_gradient(
+                *arrays,
+                parts[part] if each is None else each,
+                kernels[part],
+                first,
+                last,
+                height * width,
+                channels,
+                outputs,
+            ),
+        )
+        kernel_gradient = torch.from_numpy(kernels.sum(0)).float()
+        if outputs > channels:
+            kernel_gradient = kernel_gradient.view(channels, outputs).t()
+        kernel_gradient = kernel_gradient.reshape(kernel.shape)
+        if each is not None:
+            of_norm, of_mlp = _before_gate(ctx, z, out, each, ctx.before, out)
+            return of_norm[0], kernel_gradient, None, *of_norm[1:], None, None, None, None, None, *of_mlp
+        return _before(ctx, z, out, kernel_gradient, parts.sum(0))
+
+
+def _eights(kernel: torch.Tensor) -> np.ndarray:
+    """The kernel [outputs, inputs, 1, 1] as [outputs / 8, inputs, 8]."""
+    return kernel.detach().reshape(-1, _loops().LANES, kernel.shape[1]).transpose(1, 2).reshape(-1).numpy()
+
+
+def _products():
+    """The module of the loops of pointwise convolutions."""
+    from mnv3lib.kernels import pointwise
+
+    return pointwise
 
 
 def _norm(affine: _Affine | None, channels: int) -> np.ndarray:
@@ -417,19 +535,39 @@ def _parts(images: int) -> int:
 
 
 def _share(images: int, work) -> None:
-    """Call work(part, first, last) for each part of the images, in threads of their own if there are several."""
+    """Call work(part, first, last) for each part of the images, on torch's threads if there are several."""
     parts = _parts(images)
     edges = [images * part // parts for part in range(parts + 1)]
     if parts == 1:
         work(0, 0, images)
-    else:
-        list(_threads(parts, os.getpid()).map(work, range(parts), edges, edges[1:]))
+        return
+    left, failed = iter(range(parts)), []
+
+    def take(_):
+        try:
+            for part in left:  # whichever is next, since OpenMP may give fewer threads than it is asked for
+                work(part, edges[part], edges[part + 1])
+        except BaseException as error:
+            failed.append(error)
+
+    _team()(_TASK(take), None, parts, 0)
+    if failed:
+        raise failed[0]
+
+
+_TASK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 @cache
-def _threads(count: int, process: int) -> ThreadPoolExecutor:
-    """Threads of this process: a forked one has none of its parent's."""
-    return ThreadPoolExecutor(count)
+def _team():
+    """OpenMP's function that has each thread of a team do a task, of the library that torch runs on; else None."""
+    try:
+        function = ctypes.CDLL(torch._C.__file__).GOMP_parallel
+    except (AttributeError, OSError):
+        return None
+    function.argtypes = _TASK, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint
+    function.restype = None
+    return function
 
 
 # Convolution by torch

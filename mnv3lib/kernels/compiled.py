@@ -143,68 +143,77 @@ def _fused(builder, a, b, c):
     return builder.fadd(builder.fmul(a, b, flags=["contract"]), c, flags=["contract"])
 
 
-def stencil(size, rows, columns, apart, outputs=4):
-    """filter(ring, row, step, start, kernel, first): so many outputs, `apart` pixels from each other.
+@intrinsic(prefer_literal=True)
+def stencil(typing, ring, row, step, start, kernel, first, size, ky, kx, every, apart):
+    """Four outputs, `apart` pixels from each other, of the kernel's taps from ky and kx on, `every` rows and columns.
 
-    rows, columns: which taps of the kernel there are; they lie on rows and pixels side by side.
+    The taps lie on rows and pixels side by side. All from `size` on are constants, each its own code.
     """
+    constants = size, ky, kx, every, apart
+    size, ky, kx, every, apart = (constant.literal_value for constant in constants)
+    rows, columns, outputs = range(ky, size, every), range(kx, size, every), range(4)
 
-    def filter(typing, ring, row, step, start, kernel, first):
-        def make(context, builder, signature, args):
-            ring, row, step, start, kernel, first = args
-            arrays, sums = signature.args, [ir.Constant(SINGLE.llvm, None)] * outputs
-            for down, ky in enumerate(rows):
-                line = builder.add(_line(builder, builder.add(row, ir.Constant(row.type, down)), step), start)
-                for right, kx in enumerate(columns):
-                    weight = _read(context, builder, arrays[4], kernel, first, (ky * size + kx) * LANES)
-                    for output in range(outputs):
-                        x = _read(context, builder, arrays[0], ring, line, (right + output * apart) * LANES)
-                        sums[output] = _fused(builder, weight, x, sums[output])
-            return context.make_tuple(builder, signature.return_type, sums)
+    def make(context, builder, signature, args):
+        ring, row, step, start, kernel, first = args[:6]
+        arrays, sums = signature.args, [ir.Constant(SINGLE.llvm, None) for _ in outputs]
+        for down, ky in enumerate(rows):
+            line = builder.add(_line(builder, builder.add(row, ir.Constant(row.type, down)), step), start)
+            for right, kx in enumerate(columns):
+                weight = _read(context, builder, arrays[4], kernel, first, (ky * size + kx) * LANES)
+                for output in outputs:
+                    x = _read(context, builder, arrays[0], ring, line, (right + output * apart) * LANES)
+                    sums[output] = _fused(builder, weight, x, sums[output])
+        return context.make_tuple(builder, signature.return_type, sums)
 
-        number = types.intp
-        return types.UniTuple(SINGLE, outputs)(ring, number, number, number, kernel, number), make
-
-    return intrinsic(filter)
+    number = types.intp
+    return types.UniTuple(SINGLE, 4)(ring, number, number, number, kernel, number, *constants), make
 
 
-def weight_sums(size):
-    """Intrinsics for a kernel's gradient, held in registers: zeros, with an output's share added, added to memory."""
-    several = types.UniTuple(SINGLE, size * size)
+# A kernel's gradient, held in registers; `size` is a constant.
 
-    def nothing(typing):
-        def make(context, builder, signature, args):
-            return context.make_tuple(builder, several, [ir.Constant(SINGLE.llvm, None)] * (size * size))
 
-        return several(), make
+@intrinsic(prefer_literal=True)
+def no_weights(typing, size):
+    several = types.UniTuple(SINGLE, size.literal_value**2)
 
-    def with_share(typing, sums, gradient, ring, row, step, start):
-        def make(context, builder, signature, args):
-            before, gradient, ring, row, step, start = args
-            sums = []
-            for ky in range(size):
-                line = builder.add(_line(builder, builder.add(row, ir.Constant(row.type, ky)), step), start)
-                for kx in range(size):
-                    x = _read(context, builder, signature.args[2], ring, line, kx * LANES)
-                    sums.append(_fused(builder, gradient, x, builder.extract_value(before, len(sums))))
-            return context.make_tuple(builder, several, sums)
+    def make(context, builder, signature, args):
+        return context.make_tuple(builder, several, [ir.Constant(SINGLE.llvm, None)] * len(several))
 
-        return several(several, SINGLE, ring, types.intp, types.intp, types.intp), make
+    return several(size), make
 
-    def write(typing, array, index, sums):
-        def make(context, builder, signature, args):
-            array, index, sums = args
-            for tap in range(size * size):
-                now = _read(context, builder, signature.args[0], array, index, tap * LANES)
-                now = builder.fadd(now, builder.fpext(builder.extract_value(sums, tap), DOUBLE.llvm))
-                at = builder.add(index, ir.Constant(index.type, tap * LANES))
-                at = _address(context, builder, signature, (array, at))
-                builder.store(now, at, align=4)
-            return context.get_dummy_value()
 
-        return types.void(array, types.intp, several), make
+@intrinsic(prefer_literal=True)
+def with_share(typing, sums, gradient, ring, row, step, start, size):
+    """With an output's share added."""
+    taps = range(size.literal_value)
 
-    return map(intrinsic, (nothing, with_share, write))
+    def make(context, builder, signature, args):
+        before, gradient, ring, row, step, start = args[:6]
+        after = []
+        for ky in taps:
+            line = builder.add(_line(builder, builder.add(row, ir.Constant(row.type, ky)), step), start)
+            for kx in taps:
+                x = _read(context, builder, signature.args[2], ring, line, kx * LANES)
+                after.append(_fused(builder, gradient, x, builder.extract_value(before, len(after))))
+        return context.make_tuple(builder, sums, after)
+
+    return sums(sums, SINGLE, ring, types.intp, types.intp, types.intp, size), make
+
+
+@intrinsic
+def add_weights(typing, array, index, sums):
+    """Added to memory."""
+
+    def make(context, builder, signature, args):
+        array, index, values = args
+        for tap in range(len(sums)):
+            now = _read(context, builder, signature.args[0], array, index, tap * LANES)
+            now = builder.fadd(now, builder.fpext(builder.extract_value(values, tap), DOUBLE.llvm))
+            at = builder.add(index, ir.Constant(index.type, tap * LANES))
+            builder.store(now, _address(context, builder, signature, (array, at)), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, sums), make
 
 
 def _choice(comparison):
@@ -359,6 +368,25 @@ def gradient_sums(z, grad, norm, activation, sums, first, last, pixels, channels
             store(sums, channels + c, add(load(sums, channels + c), widen(q)))
 
 
+@inline
+def add_five_sums(z, grad, norm, activation, sums, n, c, start, stop, channels):
+    """What gated_gradient_sums adds for pixels of image n and the channels from c on."""
+    factor, constant, middle = load(norm, c), load(norm, channels + c), load(norm, 2 * channels + c)
+    s0 = s1 = s2 = s3 = s4 = all_of(0.0)
+    for pixel in range(start, stop):
+        x, g = load(z, pixel * channels + c), load(grad, pixel * channels + c)
+        y = multiply_add(x, factor, constant)
+        d = _slope(y, all_of(1.0), activation)
+        x, before = subtract(x, middle), _slope(y, g, activation)
+        s0 = multiply_add(g, _activate(y, activation), s0)
+        s1, s2 = add(s1, before), multiply_add(before, x, s2)
+        s3, s4 = add(s3, d), multiply_add(d, x, s4)
+    o = n * 5 * channels + c
+    for s in (s0, s1, s2, s3, s4):
+        store(sums, o, add(load(sums, o), widen(s)))
+        o += channels
+
+
 @compiled
 def gated_gradient_sums(z, grad, norm, activation, sums, first, last, pixels, channels):
     """For each image, five sums of each channel, to `sums` [image, 5, channels].
@@ -369,21 +397,9 @@ def gated_gradient_sums(z, grad, norm, activation, sums, first, last, pixels, ch
     some = chunk(channels)
     for n in range(first, last):
         for start in range(n * pixels, (n + 1) * pixels, some):
+            stop = min(start + some, (n + 1) * pixels)
             for c in range(0, channels, LANES):
-                factor, constant, middle = load(norm, c), load(norm, channels + c), load(norm, 2 * channels + c)
-                o = n * 5 * channels + c
-                s0 = s1 = s2 = s3 = s4 = all_of(0.0)
-                for pixel in range(start, min(start + some, (n + 1) * pixels)):
-                    x, g = load(z, pixel * channels + c), load(grad, pixel * channels + c)
-                    y = multiply_add(x, factor, constant)
-                    d = _slope(y, all_of(1.0), activation)
-                    x, before = subtract(x, middle), _slope(y, g, activation)
-                    s0 = multiply_add(g, _activate(y, activation), s0)
-                    s1, s2 = add(s1, before), multiply_add(before, x, s2)
-                    s3, s4 = add(s3, d), multiply_add(d, x, s4)
-                for s in (s0, s1, s2, s3, s4):
-                    store(sums, o, add(load(sums, o), widen(s)))
-                    o += channels
+                add_five_sums(z, grad, norm, activation, sums, n, c, start, stop, channels)
 
 
 @inline
@@ -452,28 +468,23 @@ def _activated_row(z, norm, activation, ring, pad, step, n, y, c, height, width,
         _clear(ring, start, step)
 
 
-def row_filter(size, rows, columns, apart, spread):
-    """A loop for a row of outputs, each `apart` pixels of the ring from the last, and `spread` pixels of `line`."""
-    four = stencil(size, rows, columns, apart)
-
-    @numba.njit
-    def filter_row(ring, row, step, start, kernel, first, line, to, outputs):
-        for x in range(0, outputs, 4):  # up to three more than wanted
-            w0, w1, w2, w3 = four(ring, row, step, start + x * apart * LANES, kernel, first)
-            i = (to + x * spread) * LANES
-            store(line, i, w0)
-            store(line, i + spread * LANES, w1)
-            store(line, i + 2 * spread * LANES, w2)
-            store(line, i + 3 * spread * LANES, w3)
-
-    return filter_row
+@inline
+def _filter_row(ring, row, step, start, kernel, first, line, to, outputs, size, ky, kx, every, apart, spread):
+    """A row of outputs, each `apart` pixels of the ring from the last, and `spread` pixels of `line`; see stencil."""
+    for x in range(0, outputs, 4):  # up to three more than wanted
+        begin = start + x * apart * LANES
+        w0, w1, w2, w3 = stencil(ring, row, step, begin, kernel, first, size, ky, kx, every, apart)
+        i = (to + x * spread) * LANES
+        store(line, i, w0)
+        store(line, i + spread * LANES, w1)
+        store(line, i + 2 * spread * LANES, w2)
+        store(line, i + 3 * spread * LANES, w3)
 
 
 @cache
 def depthwise(size, stride):
     """The loop for kernels of this size and stride; padding is half of the size, rounded down."""
     pad = size // 2
-    filter_row = row_filter(size, range(size), range(size), stride, 1)
 
     @compiled
     def depthwise(z, norm, activation, kernel, out, sums, first, last, height, width, channels):
@@ -494,7 +505,8 @@ def depthwise(size, stride):
                     for r in range(ready, y * stride - pad + size):
                         _activated_row(z, norm, activation, ring, pad, step, n, r, c, height, width, channels)
                     ready = y * stride - pad + size
-                    filter_row(ring, y * stride - pad, step, 0, kernel, c * size * size, line, 0, out_width)
+                    start, taps = y * stride - pad, c * size * size
+                    _filter_row(ring, start, step, 0, kernel, taps, line, 0, out_width, size, 0, 0, 1, stride, 1)
                     a = b = all_of(0.0)
                     for x in range(out_width):
                         o = load(line, x * LANES)
@@ -511,14 +523,8 @@ def depthwise(size, stride):
 def depthwise_gradient(size, stride):
     """The loop for kernels of this size and stride."""
     pad = size // 2
-    no_weights, with_share, write_weights = weight_sums(size)
     # With stride 2 an input pixel has its gradient from every second tap, beginning with 0 or 1 in each dimension.
-    last_tap = stride - 1
-    filter_00, filter_01, filter_10, filter_11 = (
-        row_filter(size, range(ky, size, stride), range(kx, size, stride), 1, stride)
-        for ky in (0, last_tap)
-        for kx in (0, last_tap)
-    )
+    two = stride == 2
     to_0, to_1 = pad % stride, (pad + 1) % stride  # the first pixel whose first tap is 0, or 1
     start_0, start_1 = (((to - pad + kx) // stride + pad) * LANES for kx, to in enumerate((to_0, to_1)))
 
@@ -579,23 +585,27 @@ def depthwise_gradient(size, stride):
                         row = below * stride - pad
                         for r in range(ready, row + size):
                             _activated_row(z, norm, activation, block, pad, step, n, r, c, height, width, channels)
-                        ready, w = row + size, no_weights()
+                        ready, w = row + size, no_weights(size)
                         for x in range(out_width):
                             g = load(grads, start + (pad + x) * LANES)
-                            w = with_share(w, g, block, row, step, x * stride * LANES)
-                        write_weights(weight, taps, w)
+                            w = with_share(w, g, block, row, step, x * stride * LANES, size)
+                        add_weights(weight, taps, w)
                     else:
                         _clear(grads, start, step)
                     while y < height and (y + pad) // stride <= below:
                         _fetch(out, True, n, y, c, width, pixels, channels)
                         row = (y - pad + stride - 1) // stride
                         if (y + pad) % stride == 0:
-                            filter_00(grads, row, step, start_0, kernel, taps, line, to_0, some)
-                            if stride == 2:
-                                filter_01(grads, row, step, start_1, kernel, taps, line, to_1, some)
-                        else:
-                            filter_10(grads, row, step, start_0, kernel, taps, line, to_0, some)
-                            filter_11(grads, row, step, start_1, kernel, taps, line, to_1, some)
+                            _filter_row(
+                                grads, row, step, start_0, kernel, taps, line, to_0, some, size, 0, 0, stride, 1, stride
+                            )
+                            if two:
+                                _filter_row(
+                                    grads, row, step, start_1, kernel, taps, line, to_1, some, size, 0, 1, 2, 1, 2
+                                )
+                        elif two:
+                            _filter_row(grads, row, step, start_0, kernel, taps, line, to_0, some, size, 1, 0, 2, 1, 2)
+                            _filter_row(grads, row, step, start_1, kernel, taps, line, to_1, some, size, 1, 1, 2, 1, 2)
                         d = e = all_of(0.0)
                         for x in range(width):
                             i = (n * pixels + y * width + x) * channels + c

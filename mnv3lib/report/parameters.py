@@ -29,7 +29,6 @@ CHOICES = {"models": MODELS, "closer_model": MODELS, "device": ("auto", "cpu", "
 WHOLE = recipe.WHOLE | {  # from, to
     "batches": (1, 100_000),
     "closer_batches": (1, 100_000),
-    "training_batch": (2, 100_000),
     "size": (8, 512),
     "paper_size": (8, 512),
     "paper_classes": (1, 100_000),

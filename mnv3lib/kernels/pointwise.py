@@ -1,0 +1,295 @@
+"""The loops of a pointwise convolution in training, compiled by Numba: products of small matrices.
+
+What a norm and an activation make of the input is made for a few pixels at a time, which stay in the cache while they
+are multiplied; so is the gradient behind the norm that follows. Arrays are as in compiled.py.
+"""
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from mnv3lib.kernels.compiled import (
+    DOUBLE,
+    LANES,
+    SINGLE,
+    _activate,
+    _before_norm,
+    _fused,
+    _slope,
+    _vector,
+    add,
+    add_five_sums,
+    all_of,
+    compiled,
+    inline,
+    load,
+    multiply,
+    multiply_add,
+    prefetch,
+    prefetch_to_write,
+    store,
+    subtract,
+    widen,
+)
+
+SOME = 64  # pixels at a time
+
+
+def _pointer(context, builder, kind, array, index):
+    return builder.gep(context.make_array(kind)(context, builder, array).data, [index])
+
+
+@intrinsic(prefer_literal=True)
+def product(typing, a, at, row, deep, b, first, side, down, depth, rows, vectors):
+    """The product of a block of `a` and one of `b`, `rows` times `vectors` vectors, held in registers.
+
+    Neighbours in `a` are `row` and `deep` apart; those in `b` are vectors, `side` and `down` apart.
+    """
+    constants = rows, vectors
+    rows, vectors = rows.literal_value, vectors.literal_value
+
+    def make(context, builder, signature, args):
+        a, at, row, deep, b, first, side, down, depth = args[:9]
+        lines = [builder.mul(row, ir.Constant(row.type, number)) for number in range(rows)]
+        columns = [builder.mul(side, ir.Constant(side.type, number)) for number in range(vectors)]
+        zero, one = (ir.Constant(depth.type, number) for number in (0, 1))
+        starts = [
+            zero,
+            *(
+                _pointer(context, builder, *each)
+                for each in ((signature.args[0], a, at), (signature.args[4], b, first))
+            ),
+        ]
+        starts += [ir.Constant(SINGLE.llvm, None)] * (rows * vectors)
+        before, body, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
+        builder.branch(body)
+        builder.position_at_end(body)
+        now = [builder.phi(start.type) for start in starts]
+        count, left, right, *sums = now
+        several = [_load(builder, builder.gep(right, [column])) for column in columns]
+        for number, line in enumerate(lines):
+            single = _same(builder, builder.load(builder.gep(left, [line]), align=4))
+            for place, vector in enumerate(several, number * vectors):
+                sums[place] = _fused(builder, single, vector, sums[place])
+        following = [builder.add(count, one), builder.gep(left, [deep]), builder.gep(right, [down]), *sums]
+        for phi, start, value in zip(now, starts, following, strict=True):
+            phi.add_incoming(start, before)
+            phi.add_incoming(value, body)
+        builder.cbranch(builder.icmp_signed("<", following[0], depth), body, after)
+        builder.position_at_end(after)
+        return context.make_tuple(builder, signature.return_type, sums)
+
+    number = types.intp
+    result = types.UniTuple(SINGLE, rows * vectors)
+    return result(a, number, number, number, b, number, number, number, number, *constants), make
+
+
+def _load(builder, pointer):
+    return builder.load(builder.bitcast(pointer, SINGLE.llvm.as_pointer()), align=4)
+
+
+def _same(builder, number):
+    """A vector of one number."""
+    whatever, index = ir.Constant(SINGLE.llvm, ir.Undefined), ir.IntType(32)
+    one = builder.insert_element(whatever, number, ir.Constant(index, 0))
+    return builder.shuffle_vector(one, whatever, ir.Constant(ir.VectorType(index, LANES), [0] * LANES))
+
+
+@intrinsic(prefer_literal=True)
+def put(typing, out, at, row, block, rows, vectors):
+    """Write a block of `product`, lines `row` apart; where `out` is float64 add it."""
+    constants = rows, vectors
+    places = [(line, vector) for line in range(rows.literal_value) for vector in range(vectors.literal_value)]
+
+    def make(context, builder, signature, args):
+        out, at, row, block = args[:4]
+        start = _pointer(context, builder, signature.args[0], out, at)
+        for number, (line, vector) in enumerate(places):
+            apart = builder.mul(row, ir.Constant(row.type, line))
+            place = builder.gep(start, [builder.add(apart, ir.Constant(row.type, vector * LANES))])
+            place = builder.bitcast(place, _vector(signature.args[0]).llvm.as_pointer())
+            value = builder.extract_value(block, number)
+            if place.type.pointee == DOUBLE.llvm:
+                value = builder.fadd(builder.load(place, align=4), builder.fpext(value, DOUBLE.llvm))
+            builder.store(value, place, align=4)
+        return context.get_dummy_value()
+
+    return types.void(out, types.intp, types.intp, block, *constants), make
+
+
+@inline
+def _columns(a, at, row, deep, count, b, first, side, down, depth, out, to, wide, vectors):
+    for r in range(0, count - 7, 8):
+        block = product(a, at + r * row, row, deep, b, first, side, down, depth, 8, vectors)
+        put(out, to + r * wide, wide, block, 8, vectors)
+    for r in range(count - count % 8, count):
+        block = product(a, at + r * row, row, deep, b, first, side, down, depth, 1, vectors)
+        put(out, to + r * wide, wide, block, 1, vectors)
+
+
+@compiled
+def times(a, at, row, deep, count, b, side, down, depth, out, to, wide):
+    """out [count, wide] = a [count, depth] times b [depth, wide], or added to it where `out` is float64."""
+    c = 0
+    while c < wide:
+        left, first = (wide - c) // LANES, c // LANES * side
+        if left == 3 or left > 4:
+            _columns(a, at, row, deep, count, b, first, side, down, depth, out, to + c, wide, 3)
+            c += 24
+        elif left > 1:
+            _columns(a, at, row, deep, count, b, first, side, down, depth, out, to + c, wide, 2)
+            c += 16
+        else:
+            _columns(a, at, row, deep, count, b, first, side, down, depth, out, to + c, wide, 1)
+            c += 8
+
+
+@inline
+def _fetch(array, write, start, channels):
+    """Have the next pixels after `start` brought near."""
+    begin = (start + SOME) * channels
+    for i in range(begin, min(begin + SOME * channels, len(array)), 16):
+        if write:
+            prefetch_to_write(array, i)
+        else:
+            prefetch(array, i)
+
+
+@inline
+def _activated(x, norm, activation, gated, gate, block, start, count, pixels, channels):
+    """activation(norm(x)) of some pixels to `block`, times the gate of their image if `gated`."""
+    p = 0
+    while p < count:
+        image = (start + p) // pixels
+        stop = min(count, (image + 1) * pixels - start) if gated else count
+        for c in range(0, channels, LANES):
+            factor, constant = load(norm, c), load(norm, channels + c)
+            of_image = load(gate, image * channels + c) if gated else factor
+            for q in range(p, stop):
+                y = _activate(multiply_add(load(x, (start + q) * channels + c), factor, constant), activation)
+                if gated:
+                    y = multiply(y, of_image)
+                store(block, q * channels + c, y)
+        p = stop
+
+
+@compiled
+def pointwise(x, normed, norm, activation, gated, gate, kernel, out, sums, first, last, pixels, inputs, outputs):
+    """out = the pointwise convolution of x, and the moments of out to `sums`; kernel: [outputs / 8, inputs, 8].
+
+    If `normed` it is that of activation(norm(x)), and times gate [image, channel] if `gated`.
+    """
+    block = np.empty(SOME * inputs, np.float32)
+    for start in range(first * pixels, last * pixels, SOME):
+        count = min(SOME, last * pixels - start)
+        _fetch(x, False, start, inputs)
+        _fetch(out, True, start, outputs)
+        if normed:
+            _activated(x, norm, activation, gated, gate, block, start, count, pixels, inputs)
+            times(block, 0, inputs, 1, count, kernel, inputs * LANES, LANES, inputs, out, start * outputs, outputs)
+        else:
+            times(
+                x,
+                start * inputs,
+                inputs,
+                1,
+                count,
+                kernel,
+                inputs * LANES,
+                LANES,
+                inputs,
+                out,
+                start * outputs,
+                outputs,
+            )
+        for c in range(0, outputs, LANES):
+            s = q = all_of(0.0)
+            for p in range(start, start + count):
+                o = load(out, p * outputs + c)
+                s, q = add(s, o), multiply_add(o, o, q)
+            store(sums, c, add(load(sums, c), widen(s)))
+            store(sums, outputs + c, add(load(sums, outputs + c), widen(q)))
+
+
+@compiled
+def pointwise_gradient(
+    x,
+    normed,
+    norm,
+    activation,
+    gated,
+    gate,
+    kernel,
+    behind,
+    grad,
+    norm_behind,
+    activation_behind,
+    factors,
+    gated_behind,
+    gate_behind,
+    pooled,
+    out,
+    sums,
+    weight,
+    first,
+    last,
+    pixels,
+    inputs,
+    outputs,
+):
+    """out = the gradient before the activation of x, its sums (see gradient_sums) and the weights' to `weight`.
+
+    If `gated` it is the one behind the gate, with the sums of gated_gradient_sums.
+
+    `grad` is the gradient behind norm and activation of the convolution's output `behind`, as `gradient` takes it.
+    kernel: [inputs / 8, outputs, 8]. weight: float64 [outputs, inputs], or the other way round if `outputs` are more.
+    """
+    grads, block = np.empty(SOME * outputs, np.float32), np.empty(SOME * inputs, np.float32)
+    for start in range(first * pixels, last * pixels, SOME):
+        count = min(SOME, last * pixels - start)
+        _fetch(behind, False, start, outputs)
+        _fetch(grad, False, start, outputs)
+        _fetch(x, False, start, inputs)
+        _fetch(out, True, start, inputs)
+        for c in range(0, outputs, LANES):
+            f, k, m = load(norm_behind, c), load(norm_behind, outputs + c), load(norm_behind, 2 * outputs + c)
+            a, b, rest = load(factors, c), load(factors, outputs + c), load(factors, 2 * outputs + c)
+            scale = plus = a
+            for p in range(start, start + count):
+                i = p * outputs + c
+                if gated_behind:
+                    image = p // pixels * outputs + c
+                    scale, plus = load(gate_behind, image), load(pooled, image)
+                o, g = load(behind, i), load(grad, i)
+                g = _before_norm(o, g, f, k, m, activation_behind, gated_behind, scale, plus, a, b, rest)
+                store(grads, (p - start) * outputs + c, g)
+        if normed:
+            _activated(x, norm, activation, gated, gate, block, start, count, pixels, inputs)
+            given = block
+        else:
+            given = x[start * inputs :]
+        if outputs > inputs:  # the more vectors, the better
+            times(given, 0, 1, inputs, inputs, grads, LANES, outputs, count, weight, 0, outputs)
+        else:
+            times(grads, 0, 1, outputs, outputs, given, LANES, inputs, count, weight, 0, inputs)
+        times(grads, 0, outputs, 1, count, kernel, outputs * LANES, LANES, outputs, out, start * inputs, inputs)
+        p = start
+        while gated and p < start + count:
+            image = p // pixels
+            stop = min(start + count, (image + 1) * pixels)
+            for c in range(0, inputs, LANES):
+                add_five_sums(x, out, norm, activation, sums, image, c, p, stop, inputs)
+            p = stop
+        if normed and not gated:
+            for c in range(0, inputs, LANES):
+                factor, constant, middle = load(norm, c), load(norm, inputs + c), load(norm, 2 * inputs + c)
+                s = q = all_of(0.0)
+                for p in range(start, start + count):
+                    i = p * inputs + c
+                    z = load(x, i)
+                    g = _slope(multiply_add(z, factor, constant), load(out, i), activation)
+                    store(out, i, g)
+                    s, q = add(s, g), multiply_add(g, subtract(z, middle), q)
+                store(sums, c, add(load(sums, c), widen(s)))
+                store(sums, inputs + c, add(load(sums, inputs + c), widen(q)))
