@@ -443,14 +443,19 @@ def _clear(ring, start, step):
 
 
 @inline
-def _fetch(array, write, n, y, c, width, pixels, channels):
-    """Have a share of the next image brought near, as large as a row of eight channels."""
-    start = ((n + 1) * channels + c) * pixels + y * width * LANES
-    for i in range(start, min(start + width * LANES, len(array)), 16):
+def fetch(array, write, start, count):
+    """Have so many numbers from `start` on brought near."""
+    for i in range(start, min(start + count, len(array)), 16):
         if write:
             prefetch_to_write(array, i)
         else:
             prefetch(array, i)
+
+
+@inline
+def _fetch(array, write, n, y, c, width, pixels, channels):
+    """Have a share of the next image brought near, as large as a row of eight channels."""
+    fetch(array, write, ((n + 1) * channels + c) * pixels + y * width * LANES, width * LANES)
 
 
 @inline

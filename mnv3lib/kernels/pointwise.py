@@ -22,12 +22,11 @@ from mnv3lib.kernels.compiled import (
     add_five_sums,
     all_of,
     compiled,
+    fetch,
     inline,
     load,
     multiply,
     multiply_add,
-    prefetch,
-    prefetch_to_write,
     store,
     subtract,
     widen,
@@ -148,12 +147,7 @@ def times(a, at, row, deep, count, b, side, down, depth, out, to, wide):
 @inline
 def _fetch(array, write, start, channels):
     """Have the next pixels after `start` brought near."""
-    begin = (start + SOME) * channels
-    for i in range(begin, min(begin + SOME * channels, len(array)), 16):
-        if write:
-            prefetch_to_write(array, i)
-        else:
-            prefetch(array, i)
+    fetch(array, write, (start + SOME) * channels, SOME * channels)
 
 
 @inline
