@@ -1,8 +1,12 @@
 """Kernels of a training step: as exact as torch's own in its default layout, and out of the way everywhere else."""
 
 import copy
+import os
+import platform
+import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,7 +68,7 @@ def test_gradients_of_a_convolution(shape, batch):
     exact = gradients(x.double(), weight.double(), torchs)
     usual = gradients(x.clone(), weight.clone(), torchs)
     last = x.to(memory_format=torch.channels_last)
-    ours = gradients(last, weight, lambda x, weight: kernels._Convolution.apply(x, weight, *options))
+    ours = gradients(last, weight, lambda x, weight: kernels.Convolution.apply(x, weight, *options))
     for name, *results in zip(("output", "input", "weight"), ours, usual, exact, strict=True):
         # torch's gradient of 3x3 depthwise kernels is that far off too: oneDNN adds all images up in float32.
         rounding = 1e-5 if name == "weight" and groups > 1 else 4 * EPS
@@ -102,8 +106,8 @@ def plainly(network, images):
 def way(request, monkeypatch):
     """Without Numba, and with it."""
     if request.param == "torch":
-        monkeypatch.setattr(kernels, "_loops", lambda: None)
-    elif kernels._loops() is None:
+        monkeypatch.setattr(kernels.calling, "loops", lambda: None)
+    elif kernels.calling.loops() is None:
         pytest.skip("Numba is not installed")
     return request.param
 
@@ -146,6 +150,22 @@ def test_a_step_is_as_exact_as_torchs(options, way):
         assert as_exact(*results, rounding), names[:1]
 
 
+def test_a_processor_without_avx_512_is_served_too():
+    """The narrower vectors, in a process whose Numba is told of such a processor."""
+    if platform.machine() not in ("x86_64", "AMD64") or kernels.calling.loops() is None:
+        pytest.skip("Numba compiles for this machine's kind of processor alone")
+    told = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+f16c,+bmi,+bmi2"}
+    code = (
+        "import test_kernels as t; from mnv3lib.kernels.loops import LANES; assert LANES == 8; "
+        "t.test_a_step_is_as_exact_as_torchs(t.STEPS[0], 'numba')"
+    )
+    where = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | told, cwd=where, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_dropout_and_counts_are_the_plain_ones(way):
     network = build("v3_small", width=0.25, num_classes=7, dropout=0.2)
     images = torch.randn(4, 3, 16, 16)
@@ -184,7 +204,7 @@ def test_two_threads_do_what_one_does(way, two_threads):
 
 
 def test_every_part_is_done_by_a_thread_of_a_team(two_threads):
-    if kernels._team() is None:
+    if kernels.calling.team() is None:
         pytest.skip("torch has no OpenMP that lends its threads")
     seen, both = {}, threading.Barrier(2, timeout=30)
 
@@ -192,7 +212,7 @@ def test_every_part_is_done_by_a_thread_of_a_team(two_threads):
         both.wait()  # which one thread alone would do in vain
         seen[part] = first, last
 
-    kernels._share(5, work)
+    kernels.calling.share(5, work)
     assert seen == {0: (0, 2), 1: (2, 5)}
 
     def fail(part, first, last):
@@ -200,11 +220,11 @@ def test_every_part_is_done_by_a_thread_of_a_team(two_threads):
             raise MemoryError("no room")
 
     with pytest.raises(MemoryError, match="no room"):
-        kernels._share(5, fail)
+        kernels.calling.share(5, fail)
 
 
 def test_threads_that_cannot_be_lent_leave_the_step_to_torch(monkeypatch, two_threads):
-    monkeypatch.setattr(kernels, "_team", lambda: None)
+    monkeypatch.setattr(kernels.calling, "team", lambda: None)
     assert kernels.way() == "torch"
 
 
@@ -226,7 +246,7 @@ def test_what_is_no_number_goes_through_as_in_torch(way, model, value):
 @pytest.mark.parametrize("kind", [nn.ReLU, nn.ReLU6, nn.Hardswish])
 def test_activations_at_their_kinks(kind):
     """Values and slopes are torch's there too."""
-    compiled = pytest.importorskip("mnv3lib.kernels.compiled")
+    loops = pytest.importorskip("mnv3lib.kernels.loops")
     z = torch.tensor([-torch.inf, -4, -3, -1.5, -0.0, 0, 1e-30, 1.5, 3, 6, 7, torch.nan, torch.inf, -1, 2, -2])
     z.requires_grad_()
     expected = kind()(z)
@@ -234,9 +254,9 @@ def test_activations_at_their_kinks(kind):
     identity = np.repeat(np.array([1, 0, 0], np.float32), 16)  # scale, shift and mean; and what the gradient is made of
     out, grad, one = np.empty(16, np.float32), np.empty(16, np.float32), np.ones(16, np.float32)
     arrays, activation, sizes = z.detach().numpy(), kernels.ACTIVATIONS[kind], (0, 1, 1, 16)
-    compiled.normalise(arrays, identity, activation, False, one, False, one, out, *sizes)
+    loops.normalise(arrays, identity, activation, False, one, False, one, out, *sizes)
     np.testing.assert_allclose(out, expected.detach().numpy(), rtol=1e-6, atol=1e-7)
-    compiled.gradient(arrays, one, identity, activation, identity, False, one, one, grad, *sizes)
+    loops.gradient(arrays, one, identity, activation, identity, False, one, one, grad, *sizes)
     finite = z.detach().isfinite().numpy()
     np.testing.assert_allclose(grad[finite], z.grad.numpy()[finite], rtol=1e-6, atol=1e-7)
 
@@ -277,30 +297,31 @@ def test_the_way_has_a_name(way):
 
 def test_without_numba_torch_makes_the_step(monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.delitem(sys.modules, "mnv3lib.kernels.compiled", raising=False)
-    monkeypatch.delattr(kernels, "compiled", raising=False)
-    kernels._loops.cache_clear()
+    for name in ("loops", "norms", "depthwise", "pointwise", "vectors"):
+        monkeypatch.delitem(sys.modules, f"mnv3lib.kernels.{name}", raising=False)
+        monkeypatch.delattr(kernels, name, raising=False)
+    kernels.calling.loops.cache_clear()
     try:
         assert kernels.way() == "torch"
     finally:
-        kernels._loops.cache_clear()
+        kernels.calling.loops.cache_clear()
 
 
 def test_what_was_compiled_serves_later_processes():
     """Numba looks code up by what a function holds on to, which must be the same in another process."""
-    compiled = pytest.importorskip("mnv3lib.kernels.compiled")
-    for loop in (compiled.depthwise(3, 1), compiled.depthwise_gradient(5, 2)):
+    loops = pytest.importorskip("mnv3lib.kernels.loops")
+    for loop in (loops.depthwise(3, 1), loops.depthwise_gradient(5, 2)):
         held = [cell.cell_contents for cell in loop.py_func.__closure__]
         assert all(isinstance(each, int) for each in held), held
 
 
 def test_a_place_that_cannot_be_written_to_keeps_nothing(monkeypatch):
-    compiled = pytest.importorskip("mnv3lib.kernels.compiled")
+    vectors = pytest.importorskip("mnv3lib.kernels.vectors")
 
     def njit(**options):
         if options.get("cache"):
             raise RuntimeError("cannot cache function: no locator available")
         return lambda loop: loop
 
-    monkeypatch.setattr(compiled.numba, "njit", njit)
-    assert compiled.compiled(len) is len
+    monkeypatch.setattr(vectors.numba, "njit", njit)
+    assert vectors.compiled(len) is len

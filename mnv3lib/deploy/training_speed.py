@@ -35,12 +35,12 @@ MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 # What of a step is timed together: kind, direction, the events of torch's profiler (functions and records of kernels)
 # that count, and those within them that do not.
 EVENTS = (
-    ("pointwise", "forward", ("_Pointwise", "_Convolution"), ("squeeze-excitation, forward",)),
-    ("pointwise", "backward", ("_PointwiseBackward", "_ConvolutionBackward"), ("squeeze-excitation, backward",)),
-    ("depthwise", "forward", ("_Depthwise",), ()),
-    ("depthwise", "backward", ("_DepthwiseBackward",), ()),
-    ("norm, activation", "forward", ("batch_norm, moments", "_Activated"), ()),
-    ("norm, activation", "backward", ("_ActivatedBackward",), ()),
+    ("pointwise", "forward", ("Pointwise", "Convolution"), ("squeeze-excitation, forward",)),
+    ("pointwise", "backward", ("PointwiseBackward", "ConvolutionBackward"), ("squeeze-excitation, backward",)),
+    ("depthwise", "forward", ("Depthwise",), ()),
+    ("depthwise", "backward", ("DepthwiseBackward",), ()),
+    ("norm, activation", "forward", ("batch_norm, moments", "Activated"), ()),
+    ("norm, activation", "backward", ("ActivatedBackward",), ()),
     ("squeeze-excitation", "forward", ("squeeze-excitation, forward",), ()),
     ("squeeze-excitation", "backward", ("squeeze-excitation, backward",), ()),
 )

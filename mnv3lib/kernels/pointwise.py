@@ -1,7 +1,7 @@
 """The loops of a pointwise convolution in training, compiled by Numba: products of small matrices.
 
 What a norm and an activation make of the input is made for a few pixels at a time, which stay in the cache while they
-are multiplied; so is the gradient behind the norm that follows. Arrays are as in compiled.py.
+are multiplied; so is the gradient behind the norm that follows. Arrays are as in norms.py.
 """
 
 import numpy as np
@@ -9,26 +9,26 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from mnv3lib.kernels.compiled import (
+from mnv3lib.kernels.norms import activate, add_five_sums, before_norm, slope
+from mnv3lib.kernels.vectors import (
     DOUBLE,
     LANES,
     SINGLE,
-    _activate,
-    _before_norm,
-    _fused,
-    _slope,
-    _vector,
     add,
-    add_five_sums,
     all_of,
     compiled,
     fetch,
+    fused,
     inline,
     load,
+    load_from,
     multiply,
     multiply_add,
     store,
+    store_to,
     subtract,
+    three,
+    vector_of,
     widen,
 )
 
@@ -40,18 +40,20 @@ def _pointer(context, builder, kind, array, index):
 
 
 @intrinsic(prefer_literal=True)
-def product(typing, a, at, row, deep, b, first, side, down, depth, rows, vectors):
+def product(typing, a, at, row, deep, b, first, side, down, depth, left, rows, vectors):
     """The product of a block of `a` and one of `b`, `rows` times `vectors` vectors, held in registers.
 
-    Neighbours in `a` are `row` and `deep` apart; those in `b` are vectors, `side` and `down` apart.
+    Neighbours in `a` are `row` and `deep` apart; those in `b` are vectors, `side` and `down` apart. Of the last vector
+    `left` lanes are wanted.
     """
     constants = rows, vectors
     rows, vectors = rows.literal_value, vectors.literal_value
 
     def make(context, builder, signature, args):
-        a, at, row, deep, b, first, side, down, depth = args[:9]
+        a, at, row, deep, b, first, side, down, depth, left = args[:10]
         lines = [builder.mul(row, ir.Constant(row.type, number)) for number in range(rows)]
         columns = [builder.mul(side, ir.Constant(side.type, number)) for number in range(vectors)]
+        lanes = [ir.Constant(left.type, LANES)] * (vectors - 1) + [left]
         zero, one = (ir.Constant(depth.type, number) for number in (0, 1))
         starts = [
             zero,
@@ -66,11 +68,14 @@ def product(typing, a, at, row, deep, b, first, side, down, depth, rows, vectors
         builder.position_at_end(body)
         now = [builder.phi(start.type) for start in starts]
         count, left, right, *sums = now
-        several = [_load(builder, builder.gep(right, [column])) for column in columns]
+        several = [
+            load_from(builder, builder.bitcast(builder.gep(right, [column]), SINGLE.llvm.as_pointer()), some)
+            for column, some in zip(columns, lanes, strict=True)
+        ]
         for number, line in enumerate(lines):
             single = _same(builder, builder.load(builder.gep(left, [line]), align=4))
             for place, vector in enumerate(several, number * vectors):
-                sums[place] = _fused(builder, single, vector, sums[place])
+                sums[place] = fused(builder, single, vector, sums[place])
         following = [builder.add(count, one), builder.gep(left, [deep]), builder.gep(right, [down]), *sums]
         for phi, start, value in zip(now, starts, following, strict=True):
             phi.add_incoming(start, before)
@@ -81,11 +86,7 @@ def product(typing, a, at, row, deep, b, first, side, down, depth, rows, vectors
 
     number = types.intp
     result = types.UniTuple(SINGLE, rows * vectors)
-    return result(a, number, number, number, b, number, number, number, number, *constants), make
-
-
-def _load(builder, pointer):
-    return builder.load(builder.bitcast(pointer, SINGLE.llvm.as_pointer()), align=4)
+    return result(a, number, number, number, b, number, number, number, number, number, *constants), make
 
 
 def _same(builder, number):
@@ -96,35 +97,37 @@ def _same(builder, number):
 
 
 @intrinsic(prefer_literal=True)
-def put(typing, out, at, row, block, rows, vectors):
+def put(typing, out, at, row, block, left, rows, vectors):
     """Write a block of `product`, lines `row` apart; where `out` is float64 add it."""
     constants = rows, vectors
     places = [(line, vector) for line in range(rows.literal_value) for vector in range(vectors.literal_value)]
 
     def make(context, builder, signature, args):
-        out, at, row, block = args[:4]
+        out, at, row, block, left = args[:5]
         start = _pointer(context, builder, signature.args[0], out, at)
         for number, (line, vector) in enumerate(places):
             apart = builder.mul(row, ir.Constant(row.type, line))
             place = builder.gep(start, [builder.add(apart, ir.Constant(row.type, vector * LANES))])
-            place = builder.bitcast(place, _vector(signature.args[0]).llvm.as_pointer())
+            place = builder.bitcast(place, vector_of(signature.args[0]).llvm.as_pointer())
+            some = left if vector == constants[1].literal_value - 1 else ir.Constant(left.type, LANES)
             value = builder.extract_value(block, number)
             if place.type.pointee == DOUBLE.llvm:
-                value = builder.fadd(builder.load(place, align=4), builder.fpext(value, DOUBLE.llvm))
-            builder.store(value, place, align=4)
+                value = builder.fadd(load_from(builder, place, some), builder.fpext(value, DOUBLE.llvm))
+            store_to(builder, value, place, some)
         return context.get_dummy_value()
 
-    return types.void(out, types.intp, types.intp, block, *constants), make
+    return types.void(out, types.intp, types.intp, block, types.intp, *constants), make
 
 
 @inline
-def _columns(a, at, row, deep, count, b, first, side, down, depth, out, to, wide, vectors):
+def _columns(a, at, row, deep, count, b, first, side, down, depth, out, to, wide, left, vectors):
+    left -= (vectors - 1) * LANES
     for r in range(0, count - 7, 8):
-        block = product(a, at + r * row, row, deep, b, first, side, down, depth, 8, vectors)
-        put(out, to + r * wide, wide, block, 8, vectors)
+        block = product(a, at + r * row, row, deep, b, first, side, down, depth, left, 8, vectors)
+        put(out, to + r * wide, wide, block, left, 8, vectors)
     for r in range(count - count % 8, count):
-        block = product(a, at + r * row, row, deep, b, first, side, down, depth, 1, vectors)
-        put(out, to + r * wide, wide, block, 1, vectors)
+        block = product(a, at + r * row, row, deep, b, first, side, down, depth, left, 1, vectors)
+        put(out, to + r * wide, wide, block, left, 1, vectors)
 
 
 @compiled
@@ -132,16 +135,17 @@ def times(a, at, row, deep, count, b, side, down, depth, out, to, wide):
     """out [count, wide] = a [count, depth] times b [depth, wide], or added to it where `out` is float64."""
     c = 0
     while c < wide:
-        left, first = (wide - c) // LANES, c // LANES * side
-        if left == 3 or left > 4:
-            _columns(a, at, row, deep, count, b, first, side, down, depth, out, to + c, wide, 3)
-            c += 24
-        elif left > 1:
-            _columns(a, at, row, deep, count, b, first, side, down, depth, out, to + c, wide, 2)
-            c += 16
+        left, first = wide - c, c // LANES * side
+        vectors = (left + LANES - 1) // LANES
+        if vectors == 3 or vectors > 4:
+            _columns(a, at, row, deep, count, b, first, side, down, depth, out, to + c, wide, left, 3)
+            c += 3 * LANES
+        elif vectors > 1:
+            _columns(a, at, row, deep, count, b, first, side, down, depth, out, to + c, wide, left, 2)
+            c += 2 * LANES
         else:
-            _columns(a, at, row, deep, count, b, first, side, down, depth, out, to + c, wide, 1)
-            c += 8
+            _columns(a, at, row, deep, count, b, first, side, down, depth, out, to + c, wide, left, 1)
+            c += LANES
 
 
 @inline
@@ -158,19 +162,21 @@ def _activated(x, norm, activation, gated, gate, block, start, count, pixels, ch
         image = (start + p) // pixels
         stop = min(count, (image + 1) * pixels - start) if gated else count
         for c in range(0, channels, LANES):
-            factor, constant = load(norm, c), load(norm, channels + c)
-            of_image = load(gate, image * channels + c) if gated else factor
+            left = channels - c
+            factor, constant = load(norm, c, left), load(norm, channels + c, left)
+            of_image = load(gate, image * channels + c, left) if gated else factor
             for q in range(p, stop):
-                y = _activate(multiply_add(load(x, (start + q) * channels + c), factor, constant), activation)
+                y = activate(multiply_add(load(x, (start + q) * channels + c, left), factor, constant), activation)
                 if gated:
                     y = multiply(y, of_image)
-                store(block, q * channels + c, y)
+                store(block, q * channels + c, y, left)
         p = stop
 
 
 @compiled
 def pointwise(x, normed, norm, activation, gated, gate, kernel, out, sums, first, last, pixels, inputs, outputs):
-    """out = the pointwise convolution of x, and the moments of out to `sums`; kernel: [outputs / 8, inputs, 8].
+    """out = the pointwise convolution of x, and the moments of out to `sums`; kernel: [outputs / LANES, inputs,
+    LANES], with zeros where there is no output.
 
     If `normed` it is that of activation(norm(x)), and times gate [image, channel] if `gated`.
     """
@@ -198,12 +204,13 @@ def pointwise(x, normed, norm, activation, gated, gate, kernel, out, sums, first
                 outputs,
             )
         for c in range(0, outputs, LANES):
+            left = outputs - c
             s = q = all_of(0.0)
             for p in range(start, start + count):
-                o = load(out, p * outputs + c)
+                o = load(out, p * outputs + c, left)
                 s, q = add(s, o), multiply_add(o, o, q)
-            store(sums, c, add(load(sums, c), widen(s)))
-            store(sums, outputs + c, add(load(sums, outputs + c), widen(q)))
+            store(sums, c, add(load(sums, c, left), widen(s)), left)
+            store(sums, outputs + c, add(load(sums, outputs + c, left), widen(q)), left)
 
 
 @compiled
@@ -237,7 +244,8 @@ def pointwise_gradient(
     If `gated` it is the one behind the gate, with the sums of gated_gradient_sums.
 
     `grad` is the gradient behind norm and activation of the convolution's output `behind`, as `gradient` takes it.
-    kernel: [inputs / 8, outputs, 8]. weight: float64 [outputs, inputs], or the other way round if `outputs` are more.
+    kernel: [inputs / LANES, outputs, LANES]. weight: float64 [outputs, inputs], the other way round if `outputs` are
+    more.
     """
     grads, block = np.empty(SOME * outputs, np.float32), np.empty(SOME * inputs, np.float32)
     for start in range(first * pixels, last * pixels, SOME):
@@ -247,17 +255,18 @@ def pointwise_gradient(
         _fetch(x, False, start, inputs)
         _fetch(out, True, start, inputs)
         for c in range(0, outputs, LANES):
-            f, k, m = load(norm_behind, c), load(norm_behind, outputs + c), load(norm_behind, 2 * outputs + c)
-            a, b, rest = load(factors, c), load(factors, outputs + c), load(factors, 2 * outputs + c)
+            left = outputs - c
+            f, k, m = three(norm_behind, c, outputs)
+            a, b, rest = three(factors, c, outputs)
             scale = plus = a
             for p in range(start, start + count):
                 i = p * outputs + c
                 if gated_behind:
                     image = p // pixels * outputs + c
-                    scale, plus = load(gate_behind, image), load(pooled, image)
-                o, g = load(behind, i), load(grad, i)
-                g = _before_norm(o, g, f, k, m, activation_behind, gated_behind, scale, plus, a, b, rest)
-                store(grads, (p - start) * outputs + c, g)
+                    scale, plus = load(gate_behind, image, left), load(pooled, image, left)
+                o, g = load(behind, i, left), load(grad, i, left)
+                g = before_norm(o, g, f, k, m, activation_behind, gated_behind, scale, plus, a, b, rest)
+                store(grads, (p - start) * outputs + c, g, left)
         if normed:
             _activated(x, norm, activation, gated, gate, block, start, count, pixels, inputs)
             given = block
@@ -273,17 +282,19 @@ def pointwise_gradient(
             image = p // pixels
             stop = min(start + count, (image + 1) * pixels)
             for c in range(0, inputs, LANES):
+                left = inputs - c
                 add_five_sums(x, out, norm, activation, sums, image, c, p, stop, inputs)
             p = stop
         if normed and not gated:
             for c in range(0, inputs, LANES):
-                factor, constant, middle = load(norm, c), load(norm, inputs + c), load(norm, 2 * inputs + c)
+                left = inputs - c
+                factor, constant, middle = three(norm, c, inputs)
                 s = q = all_of(0.0)
                 for p in range(start, start + count):
                     i = p * inputs + c
-                    z = load(x, i)
-                    g = _slope(multiply_add(z, factor, constant), load(out, i), activation)
-                    store(out, i, g)
+                    z = load(x, i, left)
+                    g = slope(multiply_add(z, factor, constant), load(out, i, left), activation)
+                    store(out, i, g, left)
                     s, q = add(s, g), multiply_add(g, subtract(z, middle), q)
-                store(sums, c, add(load(sums, c), widen(s)))
-                store(sums, inputs + c, add(load(sums, inputs + c), widen(q)))
+                store(sums, c, add(load(sums, c, left), widen(s)), left)
+                store(sums, inputs + c, add(load(sums, inputs + c, left), widen(q)), left)

@@ -101,10 +101,10 @@ def test_layers_are_of_the_compiled_kernels_alone(monkeypatch):
 
 def test_the_loop_with_torch_alone_has_no_kernels(monkeypatch):
     monkeypatch.setenv("MNV3_KERNELS", "")
-    kernels._loops.cache_clear()
+    kernels.calling.loops.cache_clear()
     monkeypatch.setattr(training_speed, "_ours", lambda made: lambda steps: (kernels.way(), 7))
     way, parameters, peak = training_speed._loop("mnv3lib, torch alone", None, 1)(1)
-    kernels._loops.cache_clear()
+    kernels.calling.loops.cache_clear()
     assert (way, parameters) == ("torch", 7)
     assert peak > 100
 
