@@ -32,7 +32,7 @@ from mnv3lib.kernels.vectors import (
     widen,
 )
 
-SOME = 64  # pixels at a time
+SOME = 128  # pixels at a time
 
 
 def _pointer(context, builder, kind, array, index):
