@@ -22,6 +22,7 @@ from mnv3lib import cost, inference, kernels, optimizers, progress, recipe, trai
 from mnv3lib.data import Split
 from mnv3lib.deploy import peers, processes, served, timing
 from mnv3lib.errors import InputError
+from mnv3lib.kernels import functions
 from mnv3lib.networks import MobileNet
 
 NETWORKS = (("v3_small", 0.25), ("v3_small", 1.0), ("v3_large", 1.0), ("v2", 0.5), ("v1", 0.5))
@@ -118,7 +119,7 @@ def layers(model: str, width: float, *, batch_size: int = 128, threads: int = 1,
 
     Returns a row for each of EVENTS, and one for the rest of a step (images, pooling, classifier, loss, optimizer):
     model, width, batch, threads, kind, direction, milliseconds (a step), share (percent), gflop and gbyte (what has to
-    be computed, and read or written at the least, see `_work`), gemm (GFLOP/s of a product of large matrices) and copy
+    be computed, and read or written at the least, see `_work`), gemm (GFLOP/s, see `_limits`) and copy
     (GB/s, read and written, of a long array), at_least (the milliseconds that the slower of the two would take for it),
     kernels, system, processor, torch, commit, measured. Raises InputError where the compiled kernels do not serve.
     """
@@ -203,11 +204,22 @@ def _work(made: recipe.Recipe) -> pd.DataFrame:
 
 
 def _limits() -> tuple[float, float]:
-    """GFLOP/s of a product of large matrices, and GB/s of a copy."""
+    """GFLOP/s of a product of large matrices, by whichever is fastest here, and GB/s of a copy.
+
+    MKL, which multiplies torch's matrices, seems to leave AVX-512 unused on AMD's processors; oneDNN's convolution and
+    this package's do not.
+    """
     a, b, long = torch.randn(1024, 1024), torch.randn(1024, 1024), torch.randn(2**25)
-    copy = torch.empty_like(long)
-    multiply, move = (min(timing.turn(call, 0.5, timing.now)) for call in (lambda: a @ b, lambda: copy.copy_(long)))
-    return 2 * 1024**3 / multiply / 1e9, 2 * 4 * long.numel() / move / 1e9
+    images = torch.randn(64, 512, 8, 8).contiguous(memory_format=torch.channels_last)
+    kernel, copy = torch.randn(512, 512, 1, 1), torch.empty_like(long)
+    plain = kernel, 1, None, None, None, functions.NONE, None
+    products = {
+        lambda: a @ b: 1024**3,
+        lambda: F.conv2d(images, kernel): 64 * 8 * 8 * 512**2,
+        lambda: functions.Pointwise.apply(images, *plain, functions.Later()): 64 * 8 * 8 * 512**2,
+    }
+    speeds = [2 * macs / min(timing.turn(call, 0.5, timing.now)) / 1e9 for call, macs in products.items()]
+    return max(speeds), 2 * 4 * long.numel() / min(timing.turn(lambda: copy.copy_(long), 0.5, timing.now)) / 1e9
 
 
 def _loop(loop: str, made: recipe.Recipe, threads: int) -> Callable[[int], tuple[float, int, float]]:
