@@ -15,7 +15,7 @@ from scipy import stats
 
 from mnv3lib import data, store, training, writing
 from mnv3lib.data import Dataset, Split
-from mnv3lib.errors import InputError, one_line
+from mnv3lib.errors import DivergedError, InputError, one_line
 from mnv3lib.networks import MobileNet
 from mnv3lib.own import transfer
 from mnv3lib.provenance import ROOT
@@ -72,16 +72,17 @@ def record(
 
     With `tune` those of its tuning, with the first seed: all variants meet the same pictures.
 
-    `whole` is CIFAR-100. The network trained on the other classes goes to `models`, by default where trials go, with
-    its weights. A run that was stopped goes on.
+    `whole` is CIFAR-100. The network trained on the other classes goes to `models`, by default a folder transfer-base
+    beside `folder`, with its weights. A run that was stopped goes on. If one diverges, the others are still made, and
+    then DivergedError is raised.
     """
     new = list(whole.classes[study["first"] :: study["every"]])
     others = subset(whole, [one for one in whole.classes if one not in new], f"{whole.name}-others")
     made, _ = transfer.plan(others, **study["base"])
-    models = models or store.trials_folder()
+    models = models or folder.with_name("transfer-base")
     training.train(made, dataset=others, models=models, log=log)
     start = store.weights_file(made.run, models)
-    rows = []
+    rows, failed = [], []
     for count in study["pictures"]:
         for seed in study["seeds"][: 1 if tune else None]:
             images = subset(whole, new, f"{whole.name}-new-{count}{'-held-out' * tune}", count, seed, tune)
@@ -89,13 +90,19 @@ def record(
                 given = study["base"] | {"variant": way, "seed": seed} | fields
                 begin = start if given["recipe"] == "finetune" else None
                 planned, source = transfer.plan(images, begin, **given)
-                training.train(
-                    planned, dataset=images, start=source, models=folder, weights=False, log=lambda line: None
-                )
+                try:
+                    training.train(
+                        planned, dataset=images, start=source, models=folder, weights=False, log=lambda line: None
+                    )
+                except DivergedError as error:
+                    failed.append(str(error))
+                    log(failed[-1])
             rows.append({"pictures": count, "seed": seed} | linear(store.load_weights(start), images))
             log(f"{count} pictures of each class, seed {seed}: done")
     with writing.replacing(folder / LINEAR) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")
+    if failed:
+        raise DivergedError("; ".join(failed))
 
 
 def linear(network: MobileNet, images: Dataset) -> dict:

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 import torch
 
-from mnv3lib import InputError, recipe, store
+from mnv3lib import InputError, recipe, store, training
+from mnv3lib.errors import DivergedError
 from mnv3lib.study import few_pictures
 
 
@@ -57,3 +58,23 @@ def test_the_runs_are_made_once_and_told_in_a_table(digits, tmp_path, monkeypatc
     assert store.load_record(run, tmp_path / "tuned")["recipe"]["variant"] == "rate-0.1"
     monkeypatch.setattr("mnv3lib.training.fit_recipe", None)  # nothing is made again
     few_pictures.record(tmp_path / "out", whole, study, log=lambda line: None)
+
+
+def test_a_run_that_diverges_keeps_no_other_from_being_made(digits, tmp_path, monkeypatch, alone):
+    monkeypatch.setattr(few_pictures, "HELD_OUT", 10)
+    fit, small = training.fit_recipe, {"width": 0.25, "epochs": 1, "image_sizes": [16], "lowered_strides": 1}
+    study = {"base": {"model": "v3_small"} | small, "first": 0, "every": 3, "pictures": [3], "seeds": [0]}
+    study["ways"] = {"first": {"recipe": "modern"}, "second": {"recipe": "modern"}}
+
+    def diverging(made, *given, **named):
+        if made.variant == "first":
+            raise DivergedError(f"{made.run}: the loss is nan")
+        return fit(made, *given, **named)
+
+    monkeypatch.setattr(training, "fit_recipe", diverging)
+    with pytest.raises(DivergedError, match="_first: the loss is nan"):
+        few_pictures.record(tmp_path / "out", digits, study, log=lambda line: None)
+    assert [store.load_record(run, tmp_path / "out")["recipe"]["variant"] for run in store.runs(tmp_path / "out")] == [
+        "second"
+    ]
+    assert (tmp_path / "out" / few_pictures.LINEAR).is_file()
