@@ -62,6 +62,8 @@ def load(
         return cifar.load(place, layout)
     sets = find_sets(folder)
     names = find_classes(sets["train"])
+    if "test" not in sets and "train" in map(str.lower, names):  # which may be one, but also a slip of the pen
+        log(f"{printable(folder)}: 'train' is taken for a class, as no folder beside it is called test or val")
     if "test" in sets and (lacking := sorted(set(find_classes(sets["test"])) - set(names))):
         raise InputError(f"{sets['test']} has the class {lacking[0]!r}, which {sets['train']} lacks: move or rename it")
     listed = [

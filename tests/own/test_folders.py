@@ -73,6 +73,15 @@ def test_sets_that_are_apart_stay_apart(shapes, tmp_path, name):
         folders.load(shapes)
 
 
+def test_a_test_set_under_another_name_is_told(tmp_path):
+    photographs.draw(tmp_path / "train", 4, ("circle", "cross"))
+    photographs.draw(tmp_path / "tset", 2, ("circle", "cross"))
+    _, lines = told(tmp_path)
+    assert "'train' is taken for a class, as no folder beside it is called test or val" in lines[0]
+    (tmp_path / "tset").rename(tmp_path / "test")
+    assert not any("taken for a class" in line for line in told(tmp_path)[1])
+
+
 def test_folders_below_a_class_count_and_what_is_no_image_does_not(shapes):
     (shapes / "circle" / "more" / "still more").mkdir(parents=True)
     (shapes / "circle" / "000.png").rename(shapes / "circle" / "more" / "still more" / "x.png")
