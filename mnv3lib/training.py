@@ -84,7 +84,9 @@ def made_already(recipe: Recipe, models: Path, weights: bool = True) -> dict | N
     record = store.load_record(recipe.run, models)
     differing = recipe.differences(record["recipe"])
     if differing:
-        raise InputError(f"{target} has another recipe ({', '.join(differing)} differ): overwrite it or move it away")
+        what = f"has another recipe ({', '.join(differing)} differ)"
+        what = "was trained on other images, or these have changed" if differing == ["data_digest"] else what
+        raise InputError(f"{target} {what}: overwrite it, give the new one a variant, or move the old one away")
     if weights and not store.has(recipe.run, store.WEIGHTS, models):
         raise InputError(f"{target} was kept without weights: overwrite it, move it away or ask for no weights")
     return record

@@ -132,6 +132,13 @@ def test_another_recipe_of_the_same_name_is_refused(record, recipe, digits, fold
     assert store.load_record(recipe.run, folders["models"]) == record
 
 
+def test_a_run_on_other_images_is_refused_as_such(record, recipe, digits, folders, monkeypatch):
+    of_others = record | {"recipe": record["recipe"] | {"data_digest": "0" * 12}}
+    monkeypatch.setattr(store, "load_record", lambda *given: of_others)
+    with pytest.raises(InputError, match="was trained on other images, or these have changed: overwrite it"):
+        training.train(recipe, dataset=digits, **folders)
+
+
 # The same again
 
 

@@ -66,6 +66,11 @@ def load(
         log(f"{printable(folder)}: 'train' is taken for a class, as no folder beside it is called test or val")
     if "test" in sets and (lacking := sorted(set(find_classes(sets["test"])) - set(names))):
         raise InputError(f"{sets['test']} has the class {lacking[0]!r}, which {sets['train']} lacks: move or rename it")
+    for root in sets.values():
+        beside = sorted(path.name for path in root.iterdir() if path.is_file() and _may_be_image(path))
+        if beside:
+            told = f"{printable(beside[0])}, {len(beside):,} in all"
+            log(f"{printable(root)}: files beside the class folders are not used: {told}")
     listed = [
         (path, label, part == "test")
         for part, root in sets.items()
@@ -162,8 +167,12 @@ def find_files(folder: Path) -> list[Path]:
     found = []
     for parent, below, names in os.walk(folder, onerror=_raise):
         below[:] = [name for name in below if not _hidden(name)]
-        found += [Path(parent, name) for name in names if not _hidden(name)]
-    return sorted(path for path in found if path.suffix.lower() not in NO_IMAGES)
+        found += [Path(parent, name) for name in names]
+    return sorted(filter(_may_be_image, found))
+
+
+def _may_be_image(path: Path) -> bool:
+    return not _hidden(path.name) and path.suffix.lower() not in NO_IMAGES
 
 
 def _raise(error: OSError) -> None:

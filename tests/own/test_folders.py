@@ -73,6 +73,14 @@ def test_sets_that_are_apart_stay_apart(shapes, tmp_path, name):
         folders.load(shapes)
 
 
+def test_pictures_beside_the_class_folders_are_told(shapes):
+    shutil.copy(shapes / "circle" / "000.png", shapes / "bee 1.png")
+    (shapes / "notes.txt").write_text("")
+    found, lines = told(shapes)
+    assert len(found.train) + len(found.test) == 30
+    assert lines[0].endswith("files beside the class folders are not used: bee 1.png, 1 in all") and len(lines) == 2
+
+
 def test_a_test_set_under_another_name_is_told(tmp_path):
     photographs.draw(tmp_path / "train", 4, ("circle", "cross"))
     photographs.draw(tmp_path / "tset", 2, ("circle", "cross"))
