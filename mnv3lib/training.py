@@ -76,8 +76,11 @@ def train(
 def made_already(recipe: Recipe, models: Path, weights: bool = True) -> dict | None:
     """The record of this very recipe in `models`, if it is there.
 
-    Raises InputError if the run of that name has another recipe, or was kept without the `weights` that are wanted.
+    Raises InputError if the run of that name has another recipe, or was kept without the `weights` that are wanted,
+    and if `models` is no folder.
     """
+    if Path(models).exists() and not Path(models).is_dir():  # said before hours of training
+        raise InputError(f"{models} is no folder: name another for the runs")
     if recipe.run not in store.runs(models):
         return None
     target = store.run_folder(recipe.run, models)

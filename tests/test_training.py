@@ -132,6 +132,14 @@ def test_another_recipe_of_the_same_name_is_refused(record, recipe, digits, fold
     assert store.load_record(recipe.run, folders["models"]) == record
 
 
+def test_a_file_in_the_place_of_the_folder_is_refused_before_training(recipe, digits, tmp_path, monkeypatch):
+    (tmp_path / "models").write_text("mine")
+    monkeypatch.setattr(training, "fit_recipe", None)
+    with pytest.raises(InputError, match="models is no folder"):
+        training.train(recipe, dataset=digits, models=tmp_path / "models", checkpoints=tmp_path / "checkpoints")
+    assert (tmp_path / "models").read_text() == "mine"
+
+
 def test_a_run_on_other_images_is_refused_as_such(record, recipe, digits, folders, monkeypatch):
     of_others = record | {"recipe": record["recipe"] | {"data_digest": "0" * 12}}
     monkeypatch.setattr(store, "load_record", lambda *given: of_others)
