@@ -87,8 +87,10 @@ def made_already(recipe: Recipe, models: Path, weights: bool = True) -> dict | N
     record = store.load_record(recipe.run, models)
     differing = recipe.differences(record["recipe"])
     if differing:
-        what = f"has another recipe ({', '.join(differing)} differ)"
-        what = "was trained on other images, or these have changed" if differing == ["data_digest"] else what
+        if differing == ["data_digest"]:
+            what = "was trained on other images, or these have changed"
+        else:
+            what = f"has another recipe ({', '.join(differing)} differ)"
         raise InputError(f"{target} {what}: overwrite it, give the new one a variant, or move the old one away")
     if weights and not store.has(recipe.run, store.WEIGHTS, models):
         raise InputError(f"{target} was kept without weights: overwrite it, move it away or ask for no weights")
