@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -22,6 +22,7 @@ URL = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"
 MD5 = "03b5dce01913d631647c71ecec9e9cb8"
 FOLDER = "cifar-100-binary"
 FILES = {"train.bin": 50_000, "test.bin": 10_000}
+OWN_IMAGES = "own-images"  # a person's, in a folder that gives no other name
 RECORD = 2 + 3 * 32 * 32  # superclass, class, then the red, green and blue planes
 
 # Labels number the classes, and the superclasses, in alphabetical order (Krizhevsky 2009).
@@ -72,6 +73,7 @@ class Dataset:
 def load(name: str = "cifar100", folder: str | os.PathLike | None = None, size: int = 32, **options) -> Dataset:
     """The data set called `name`: cifar100, digits, or, under any other name, one's own images in `folder`.
 
+    OWN_IMAGES leaves it to the folder what they are called.
     CIFAR-100 is looked for in `folder`, else in the folder that MNV3_DATA names, else in ./data, and downloaded there
     if it is missing. Raises InputError if `folder` does not exist, if the data can be neither found nor downloaded, or
     if a file is damaged. `size` and `options` are for images of one's own; see folders.load.
@@ -79,7 +81,8 @@ def load(name: str = "cifar100", folder: str | os.PathLike | None = None, size: 
     if name not in CLASSES and folder:
         from mnv3lib.own import folders  # which stands on this module
 
-        return folders.load(folder, size, **options)
+        found = folders.load(folder, size, **options)
+        return found if name == OWN_IMAGES else replace(found, name=folders.checked(name))
     choose("data set", name, CLASSES)
     if name == "digits":
         return _digits()
@@ -99,7 +102,7 @@ def name_of(folder: str | os.PathLike | None) -> str:
     """What a folder that a person named holds: cifar100, if it is there or nothing is, else images of one's own."""
     if not folder or not (base := local(folder)).is_dir() or not any(base.iterdir()):
         return "cifar100"
-    return "cifar100" if any((base / name).exists() for name in ("train.bin", FOLDER)) else "own-images"
+    return "cifar100" if any((base / name).exists() for name in ("train.bin", FOLDER)) else OWN_IMAGES
 
 
 def of_run(record: dict, folder: str | os.PathLike | None = None) -> Dataset | None:
@@ -112,13 +115,27 @@ def of_run(record: dict, folder: str | os.PathLike | None = None) -> Dataset | N
     name = made["dataset"]
     if name in CLASSES:
         return load(name, folder) if name != "cifar100" or available(folder) else None
-    if not folder or name_of(folder) == "cifar100":  # where CIFAR-100 is has been said for other runs
-        folder = told.get("folder")
+    folder = _own_folder(record, folder)
     if not folder or not local(folder).is_dir():
         return None
     share = {"test_share": told["test_share"]} if told.get("test_share") else {}
     found = load(name, folder, max(made["image_sizes"]), **share)
     return found if found.digest == made["data_digest"] else None
+
+
+def why_not(record: dict, folder: str | os.PathLike | None = None) -> str:
+    """Why `of_run` finds no images of one's own, in words."""
+    place = _own_folder(record, folder)
+    if not place or not local(place).is_dir():
+        return f"its images are no longer in {place}: say where they are with --data"
+    return f"the images in {place} are others than those that it was trained and tested with"
+
+
+def _own_folder(record: dict, folder: str | os.PathLike | None) -> str | os.PathLike | None:
+    """Where the images of a run's own are looked for."""
+    if not folder or name_of(folder) == "cifar100":  # where CIFAR-100 is has been said for other runs
+        return record.get("data", {}).get("folder")
+    return folder
 
 
 def cifar100_folder(folder: str | os.PathLike | None = None) -> Path:

@@ -64,7 +64,10 @@ def folder_for(made: Recipe) -> Path:
 def run_folder(run: str, folder: Path | None = None) -> Path:
     """The folder of a run; a name that is none (a path, say) raises InputError."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,120}", run):
-        raise InputError(f"{run!r} is no name of a run: use letters, digits and _ . + - alone")
+        mend = "use letters, digits and _ . + - alone"
+        if any(((path := Path(run)) / file).is_file() for file in (RECORD, WEIGHTS)):
+            mend = f"name {path.name} as the run and {path.parent} as the folder of models (--models)"
+        raise InputError(f"{run!r} is no name of a run: {mend}")
     return Path(folder or models_folder()) / run
 
 
@@ -318,7 +321,14 @@ def _reading(path: str | os.PathLike, what: str, most: float = MOST_BYTES):
 def _existing(run: str, folder: Path | None, file: str) -> Path:
     target = run_folder(run, folder)
     path = standing(target) / file
-    if not path.is_file():
-        known = ", ".join(runs(folder)) or "none"
-        raise InputError(f"there is no {target / file}; runs in {target.parent}: {known}")
-    return path
+    if path.is_file():
+        return path
+    known = runs(folder)
+    elsewhere = trials_folder() / run
+    if Path(run).is_file():
+        raise InputError(f"{run} is a file and no name of a run: mnv3lib.store.load_weights reads such a file")
+    if run in known:
+        raise InputError(f"{run} in {target.parent} has no {file}: train it again, and keep all of it")
+    if elsewhere.parent != target.parent and (standing(elsewhere) / RECORD).is_file():
+        raise InputError(f"{run} is not in {target.parent} but in {elsewhere.parent}: say --models {elsewhere.parent}")
+    raise InputError(f"there is no {target / file}; runs in {target.parent}: {', '.join(known) or 'none'}")

@@ -402,6 +402,22 @@ def test_unknown_run_lists_what_there_is(folder):
     assert store.runs(folder / "nowhere") == []
 
 
+def test_a_run_that_is_elsewhere_is_told(folder, monkeypatch):
+    monkeypatch.setattr(store, "place", lambda *_: folder / "trained_models")
+    shutil.copytree(folder / RUN, folder / "build" / "trained_models" / RUN)
+    monkeypatch.delenv("MNV3_MODELS", raising=False)
+    with pytest.raises(InputError, match=f"{RUN} is not in .* but in .*: say --models .*build/trained_models$"):
+        store.load(RUN)
+    (folder / RUN / store.WEIGHTS).rename(folder / "x.safetensors")
+    with pytest.raises(InputError, match=f"{RUN} in .* has no {store.WEIGHTS}: train it again"):
+        store.load(RUN, folder)
+    monkeypatch.chdir(folder)
+    with pytest.raises(InputError, match=r"x.safetensors is a file .*load_weights"):
+        store.load("x.safetensors", folder)
+    with pytest.raises(InputError, match=f"'./{RUN}/' is no name of a run: name {RUN} as the run and . as the folder"):
+        store.load(f"./{RUN}/", folder)
+
+
 def test_models_folder_is_the_variables(monkeypatch, tmp_path):
     monkeypatch.setenv("MNV3_MODELS", str(tmp_path))
     assert store.models_folder() == tmp_path

@@ -13,7 +13,7 @@ def add(command) -> None:
     command.add_argument("--recorded", action="store_true", help="measure nothing, use the recorded predictions")
     add_shared(command, "format")
     command.add_argument(
-        "--details", action="store_true", help="by class and superclass, confusion and calibration too (table, json)"
+        "--details", action="store_true", help="by class (and superclass), confusion and calibration too (table, json)"
     )
     command.add_argument(
         "--corruptions",
@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
         options.parser.error("--details has several tables and CSV holds one: use --format json")
     if options.corruptions and (options.recorded or options.details or options.html or options.format != "table"):
         options.parser.error("--corruptions takes runs, --models, --data and --threads")
-    from mnv3lib import writing
+    from mnv3lib import store, writing
     from mnv3lib.report import mistakes
     from mnv3lib.study import corruptions, evaluation
 
@@ -41,8 +41,14 @@ def run(options: argparse.Namespace) -> None:
             options.runs, options.corruptions, models=options.models, data_folder=options.data, log=print
         )
         return
+    runs = options.runs
+    if options.html and not runs:
+        own = {run: store.load_record(run, options.models)["recipe"] for run in evaluation.trained(options.models)}
+        runs = [run for run, made in own.items() if made["data_digest"]]
+        if not runs:
+            raise InputError(f"--html shows your own images, and no run in {options.models} is on such: see --models")
     evaluations = evaluation.evaluate(
-        options.runs, models=options.models, data_folder=options.data, recorded=options.recorded, log=note
+        runs, models=options.models, data_folder=options.data, recorded=options.recorded, log=note
     )
     if options.html:
         if not any(one.files for one in evaluations):
@@ -59,7 +65,8 @@ def run(options: argparse.Namespace) -> None:
             if options.details:
                 row |= {name: as_objects(table) for name, table in tables(one).items()}
                 row["confusion"] = as_objects(one.confusion(), orient="split")
-                row["superclass_confusion"] = as_objects(one.superclass_confusion(), orient="split")
+                if one.has_superclasses:
+                    row["superclass_confusion"] = as_objects(one.superclass_confusion(), orient="split")
         print(json.dumps(rows, indent=1))
     else:
         print(evaluation.readable(summary).to_string(index=False))
@@ -74,12 +81,12 @@ def as_objects(table, orient: str = "records", **options) -> list | dict:
 
 def tables(one) -> dict:
     """The tables of an Evaluation that have a row for each thing, by the name that they have in JSON."""
-    return {
-        "classes": one.per_class(),
-        "superclasses": one.per_superclass(),
-        "confused_pairs": one.confused_pairs(),
-        "calibration": one.calibration(),
-    }
+    found = {"classes": one.per_class(), "confused_pairs": one.confused_pairs(), "calibration": one.calibration()}
+    if one.has_superclasses:
+        return found | {"superclasses": one.per_superclass()}
+    found["classes"] = found["classes"].drop(columns=["superclass", "superclass_right"])
+    found["confused_pairs"] = found["confused_pairs"].drop(columns="same_superclass")
+    return found
 
 
 def scaled(scores: dict) -> str:
@@ -90,14 +97,16 @@ def scaled(scores: dict) -> str:
 
 def print_details(one) -> None:
     """Everything by class and superclass, the confusion between superclasses and the calibration of an Evaluation."""
-    titles = (
-        "by class (top-1 and top-5 in percent)",
-        "by superclass (percent)",
-        "most confused pairs (images)",
-        f"calibration (expected calibration error {one.ece:.2f} points{scaled(one.scores)})",
-    )
-    for title, table in zip(titles, tables(one).values(), strict=True):
-        print(f"\n{one.run}: {title}\n{table.to_string(index=False, float_format='{:.2f}'.format)}")
+    titles = {
+        "classes": "by class (top-1 and top-5 in percent)",
+        "confused_pairs": "most confused pairs (images)",
+        "calibration": f"calibration (expected calibration error {one.ece:.2f} points{scaled(one.scores)})",
+        "superclasses": "by superclass (percent)",
+    }
+    for name, table in tables(one).items():
+        print(f"\n{one.run}: {titles[name]}\n{table.to_string(index=False, float_format='{:.2f}'.format)}")
+    if not one.has_superclasses:
+        return
     confusion = one.superclass_confusion()
     confusion.index = [f"{number:2} {name}" for number, name in enumerate(confusion.index, 1)]
     confusion.columns = range(1, len(confusion) + 1)

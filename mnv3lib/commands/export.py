@@ -44,7 +44,8 @@ def run(options: argparse.Namespace) -> None:
         tell(path, export.export_page(options.runs, path, **places))
         return
     for name in options.runs:
-        path = options.out or Path(FORMATS[options.format].format(run=name))
+        given = f"{name}_with_preprocessing" if options.with_preprocessing else name
+        path = options.out or Path(FORMATS[options.format].format(run=given))
         facts = export.export(name, path, options.format, preprocessing=options.with_preprocessing, **places)
         tell(path, facts)
         if path.is_dir():

@@ -28,7 +28,10 @@ def add_shared(command: Parser, *names: str) -> None:
     models = provenance.place("trained_models", "MNV3_MODELS")
     shared = {
         "models": dict(type=path, default=models, help="the folder of trained models"),
-        "data": dict(type=path, help="the folder of CIFAR-100 (else MNV3_DATA, else ./data)"),
+        "data": dict(
+            type=folder,
+            help="the folder of CIFAR-100 (else MNV3_DATA, else ./data), or of your own images (else where they were)",
+        ),
         "threads": dict(type=positive, help="threads of torch (else as many as there are cores)"),
         "format": dict(default="table", choices=["table", "csv", "json"], help="of the output"),
     }
@@ -49,6 +52,13 @@ def path(text: str) -> Path:
         return local(text)
     except InputError as error:
         raise argparse.ArgumentTypeError(error) from None
+
+
+def folder(text: str) -> Path:
+    found = path(text)
+    if not found.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {found}")
+    return found
 
 
 def positive(text: str) -> int:

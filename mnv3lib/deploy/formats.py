@@ -59,7 +59,10 @@ def write(
     """
     if path.exists() and not (path / ABOUT).is_file():
         raise InputError(f"{path} is nothing that mnv3 export wrote: name another place with --out")
-    about = {"run": run, "format": file_format, "input": INPUT.format(size=images.shape[1])}
+    taken = INPUT.format(size=images.shape[1])
+    if file_format == "ncnn":  # which takes one image at a time
+        taken = taken.replace("[batch, ", "[")
+    about = {"run": run, "format": file_format, "input": taken}
     about |= {"load": module_of(file_format).LOAD, "mnv3lib": version("mnv3lib"), "classes": network.classes}
     with writing.replacing_folder(path) as new:
         fill(

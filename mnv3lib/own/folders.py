@@ -14,6 +14,7 @@ import json
 import math
 import os
 import re
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mnv3lib.data import Dataset, Split, normalisation
+from mnv3lib.data import OWN_IMAGES, Dataset, Split, normalisation
 from mnv3lib.errors import InputError, local, whole, within
 from mnv3lib.inference import as_pixels, load_image, printable
 from mnv3lib.own import cifar
@@ -189,8 +190,16 @@ def _hidden(name: str) -> bool:
 
 def _name(folder: Path) -> str:
     """What the data set of a folder is called, in the names of runs too."""
-    name = re.sub(r"[^a-z0-9.+-]+", "-", folder.absolute().name.lower()).strip("-.+")[:40]
-    return name if re.fullmatch(OWN, name) and name not in DATASETS else "own-images"
+    plain = unicodedata.normalize("NFKD", folder.absolute().name).encode("ascii", "ignore").decode().lower()
+    name = re.sub(r"[^a-z0-9.+-]+", "-", plain).strip("-.+")[:40]
+    return name if re.fullmatch(OWN, name) and name not in DATASETS else OWN_IMAGES
+
+
+def checked(name: str) -> str:
+    """A name that a person gave to a data set; InputError if it cannot be one."""
+    if not re.fullmatch(OWN, name):
+        raise InputError(f"data set {name!r}: give a name of small letters, digits and . + - alone")
+    return name
 
 
 def _read(

@@ -16,6 +16,7 @@ from mnv3lib.recipe import Architecture, Recipe
 FEW, SMALL = 10, 32  # an epoch of fewer batches gets batches of so many images
 # What a network takes from the one it starts from, where nothing else is said: all of its shape but the classes.
 TAKEN = [field.name for field in dataclasses.fields(Architecture) if field.name not in ("num_classes", "dropout")]
+FIXED = "model", "width", "squeeze_excitation", "se_last", "penultimate"  # of these, what its weights are made for
 
 
 def train(
@@ -50,7 +51,11 @@ def plan(
     usual, source, fields = recipes.make(recipe), None, {"dataset": dataset.name}
     if start:
         source, fields["start"] = find(start, models)
-        fields |= {name: getattr(source.architecture, name) for name in TAKEN} | {"image_sizes": [source.size]}
+        shape = {name: getattr(source.architecture, name) for name in TAKEN}
+        for name in FIXED:
+            if changes.get(name, shape[name]) != shape[name]:
+                raise InputError(f"{name} {changes[name]}: the network to start from has {shape[name]}: leave it out")
+        fields |= shape | {"image_sizes": [source.size]}
     if dataset.digest:
         size = dataset.train.images.shape[1]
         fields |= {"data_digest": dataset.digest, "num_classes": len(dataset.classes), "image_sizes": [size]}
@@ -68,12 +73,16 @@ def plan(
 
 
 def find(start: str | Path, models: Path | None = None) -> tuple[MobileNet, str]:
-    """The trained network `start`, the name of a run or a file of weights, and what a recipe calls it.
+    """The trained network `start`, the name of a run, its folder or a file of weights, and what a recipe calls it.
 
     A run is looked for in the folder `models`, among the trained models, and where runs on other data go.
     """
     path = Path(start)
+    if path.is_dir() and (path / store.WEIGHTS).is_file():
+        path /= store.WEIGHTS
     if not path.is_file():
+        if path.suffix == ".safetensors" or len(path.parts) > 1:
+            raise InputError(f"there is no file {path}: name a trained run, or the file with its weights")
         run = str(start).split("@")[0]  # as a recipe has it, the digest of the weights stands behind
         folders = [Path(models)] if models else []
         folders += [store.models_folder(), store.trials_folder()]

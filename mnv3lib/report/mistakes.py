@@ -30,11 +30,17 @@ def thumbnails(evaluation: Evaluation, count: int = 24) -> str:
     """The mistakes of one run as HTML: picture, file, what it shows, what it was taken for and how surely."""
     figures = [
         f'<figure><img src="{_picture(row.file)}" alt="{escape(row.shown)}, taken for {escape(row.taken)}">'
-        f"<figcaption>{escape(printable(row.file.name))}: <b>{escape(row.shown)}</b>, taken for {escape(row.taken)} "
+        f"<figcaption>{escape(_file(row.file, evaluation))}: <b>{escape(row.shown)}</b>, taken for {escape(row.taken)} "
         f"({100 * row.probability:.0f} %)</figcaption></figure>"
         for row in evaluation.mistakes(count).set_axis(["file", "shown", "taken", "probability"], axis=1).itertuples()
     ]
     return f'<div style="{GRID}">{"".join(figures)}</div>' if figures else "<p>No guess was wrong.</p>"
+
+
+def _file(path: Path, evaluation: Evaluation) -> str:
+    """Where an image lies in the folder of the data set."""
+    folder = Path(evaluation.record.get("data", {}).get("folder", ""))
+    return printable(str(path.absolute().relative_to(folder)) if folder in path.absolute().parents else path.name)
 
 
 def _picture(path: Path) -> str:

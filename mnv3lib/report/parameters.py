@@ -157,6 +157,7 @@ def _check_recipe(values: dict) -> None:
         choose(f"variant of {values['axis']}", values["variant"], made)
     else:
         fields = {name: value for name, value in (fields | values["changes"]).items() if value is not None}
-        if values["data_folder"] and fields["dataset"] not in recipe.DATASETS and "data_digest" not in fields:
-            del fields["dataset"]  # which is known when the images have been read
+        own = values["data_folder"] and fields.get("dataset") not in recipe.DATASETS
+        if own and "data_digest" not in fields:
+            fields.pop("dataset", None)  # which is known when the images have been read
         recipe.make(**fields | {"start": "given" if values["start"] else ""})

@@ -22,6 +22,7 @@ NOTEBOOK = ROOT / "notebooks" / "02_train.ipynb"
 # The fields that the notebook has a parameter of its own for; the others go through `changes`.
 PARAMETERS = ("recipe", "model", "width", "epochs", "batch_size", "seed", "dataset")
 NAMED = ("recipe", "model", "width", "dataset", "split", "variant", "seed")  # what the name of a run has
+PATIENCE = 120.0  # seconds that this machine may be without a worker
 POLL = 2.0  # seconds between two looks at the runs in progress
 
 
@@ -174,7 +175,8 @@ def connect(address: str | None = None, scheduler_file: Path | None = None, work
 def sweep(jobs: list[Job], client, log: Callable[[str], None] = progress.say) -> dict[str, str]:
     """Run the jobs on a Dask `client` and return the reason, by run, of each that failed.
 
-    A job whose worker dies is given to another and resumes. One view shows all: a bar that counts epochs, and a line
+    A job whose worker dies is given to another and resumes. Raises InputError when all workers of this machine are gone
+    and stay away. One view shows all: a bar that counts epochs, and a line
     for each run that ends; where nobody watches, a line for each epoch instead of the bar.
     """
     waiting = [job for job in jobs if not job.is_done]
@@ -185,6 +187,7 @@ def sweep(jobs: list[Job], client, log: Callable[[str], None] = progress.say) ->
         for number, job in enumerate(waiting)
     }
     failed, epochs = {}, {job.run: job.epochs_done for job in waiting}
+    seen = time.monotonic()
     with progress.bar(total=sum(job.recipe.epochs for job in waiting), unit="epoch") as bar:
         while futures:
             for future in [future for future in futures if future.done()]:
@@ -202,6 +205,11 @@ def sweep(jobs: list[Job], client, log: Callable[[str], None] = progress.say) ->
             bar.n = sum(epochs.values())
             begun = [f"{run.removeprefix('mobilenet_')} {count}" for run, count in epochs.items() if count]
             bar.set_postfix_str(", ".join(begun[-4:]))
-            if futures:
-                time.sleep(POLL)
+            if not futures:
+                continue
+            if client.nthreads() or not client.cluster:  # of a cluster elsewhere, workers may yet come
+                seen = time.monotonic()
+            elif time.monotonic() - seen > PATIENCE:
+                raise InputError("the workers are gone (out of memory?): start the sweep again, and it goes on")
+            time.sleep(POLL)
     return failed

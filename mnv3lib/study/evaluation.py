@@ -76,6 +76,11 @@ class Evaluation:
         """Whether each of the five guesses is right, bool [n, 5]."""
         return self.guesses == self.labels[:, None]
 
+    @property
+    def has_superclasses(self) -> bool:
+        """Whether the classes are CIFAR-100's, which are in superclasses."""
+        return self.names == data.CLASSES["cifar100"]
+
     @cached_property
     def _superclass_of(self) -> dict[str, str]:
         """Of each class; one that has none stands for itself."""
@@ -253,7 +258,7 @@ def evaluate(
             if key not in sets:
                 sets[key] = data.of_run(record, data_folder)
                 if sets[key] is None and "data" in record:
-                    log(f"{run}: its images are no longer in {record['data']['folder']}, or are others now")
+                    log(f"{run}: {data.why_not(record, data_folder)}")
             dataset = sets[key]
         live = dataset is not None
         if live:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import nbformat
 import numpy as np
 import onnxruntime
 import photographs
@@ -13,6 +14,8 @@ import mnv3lib
 from mnv3lib import InputError, store
 from mnv3lib.commands import main
 from mnv3lib.inference import as_pixels, load_image
+from mnv3lib.report import running
+from mnv3lib.report.parameters import NOTEBOOKS
 
 FIRST, TUNED = "mobilenet_v3_small_0.25_shapes", "mobilenet_v3_small_0.25_finetune_shapes"
 QUICK = ["--model", "small", "--width", "0.25", "--image-size", "16", "--epochs", "1", "--threads", "1"]
@@ -85,10 +88,56 @@ def test_what_is_wrong_is_one_line(place, capsys):
         (["train", "--data", "shapes", "--freeze", "features"], "freeze features: without a network to start from"),
         (["train", "--data", "shapes/circle"], "has no folders"),
         (["evaluate", "--models", "models", FIRST, "--data", "shapes/circle"], "has no folders"),
+        (["train", "--data", "shapes", "--dataset", "My Shapes", *QUICK], "'My Shapes': give a name of small letters"),
+        (["evaluate", "--html", "none.html", "--models", "none"], "no run in none is on such: see --models"),
     ):
         assert main(options) == 1
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith("mnv3: error: ") and line in error
+
+
+def test_a_network_to_start_from_has_its_shape(place, capsys):
+    said(capsys, "train", "--data", "shapes", *QUICK)
+    begun = ["train", "--data", "shapes", "--epochs", "1", "--variant", "begun", "--from"]
+    for start, more, line in (
+        (FIRST, ["--width", "0.5"], "width 0.5: the network to start from has 0.25: leave it out"),
+        (FIRST, ["--model", "v2"], "model v2: the network to start from has v3_small"),
+        ("none/weights.safetensors", [], "there is no file none/weights.safetensors"),
+        ("shapes/circle/000.png", [], "shapes/circle/000.png is no file of weights that mnv3lib wrote"),
+    ):
+        assert main([*begun, start, *more]) == 1
+        assert line in capsys.readouterr().err
+    said(capsys, *begun, place / "models" / FIRST, "--threads", "1")
+    assert store.load_record(f"{TUNED}_begun")["recipe"]["start"].split("@")[0] == FIRST, "its folder will do"
+
+
+def test_images_have_the_name_that_they_are_given(place, capsys):
+    said(capsys, "train", "--data", "shapes", "--dataset", "things", *QUICK, "--models", "named")
+    assert store.load_record(FIRST.replace("shapes", "things"), "named")["recipe"]["dataset"] == "things"
+    out, _ = said(capsys, "evaluate", "--models", "named", "--html", "things.html", "--format", "json")
+    assert json.loads(out)[0]["source"] == "live"
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", "--models", "named", "--data", "nowhere"])
+    assert "there is no folder nowhere" in capsys.readouterr().err
+
+
+def test_notebook_03_leaves_out_what_is_of_cifar100(place, capsys):
+    said(capsys, "train", "--data", "shapes", *QUICK)
+    given = {"models_folder": place / "models", "runs": [FIRST], "figures_folder": place / "figures"}
+    running.run_notebook(NOTEBOOKS / "03_evaluate.ipynb", place / "03.ipynb", {k: str(v) for k, v in given.items()})
+    cells = nbformat.read(place / "03.ipynb", as_version=4).cells
+    shown = " ".join(str(cell["outputs"]) for cell in cells if cell.cell_type == "code")
+    for words in ("superclass", "earlier report", "10,000", "ciFAIR", "100 test images", "train it again"):
+        assert words not in shown, words
+    assert "12 test images" in shown and "Which class is taken for which" in shown
+    assert "The worst mistakes" in shown
+
+
+def test_details_of_own_images_have_no_superclasses(place, capsys):
+    said(capsys, "train", "--data", "shapes", *QUICK)
+    assert "superclass" not in said(capsys, "evaluate", FIRST, "--details")[0]
+    (row,) = json.loads(said(capsys, "evaluate", FIRST, "--details", "--format", "json")[0])
+    assert "confusion" in row and not any("superclass" in key for key in [*row, *row["classes"][0]])
 
 
 def test_images_that_changed_or_went_are_noticed(place, capsys):
@@ -98,10 +147,12 @@ def test_images_that_changed_or_went_are_noticed(place, capsys):
     assert json.loads(out)[0]["source"] == "live", "a copy will do"
     (moved / "circle" / "000.png").unlink()
     out, beside = said(capsys, "evaluate", FIRST, "--data", moved, "--format", "json")
-    assert json.loads(out)[0]["source"] == "recorded" and "are others now" in beside
+    assert json.loads(out)[0]["source"] == "recorded" and "are others than" in beside
     assert main(["train", "--data", "elsewhere", *QUICK, "--variant", "x", "--models", "models"]) == 0
     assert store.load_record("mobilenet_v3_small_0.25_elsewhere_x")["data"]["train"] == 239
     (place / "elsewhere").rename(place / "away")
+    _, beside = said(capsys, "evaluate", "mobilenet_v3_small_0.25_elsewhere_x")
+    assert "its images are no longer in" in beside and "say where they are with --data" in beside
     shutil.copytree(place / "away", place / "elsewhere" / "deeper")
     assert main(["evaluate", FIRST, "--recorded"]) == 0
 
@@ -117,5 +168,5 @@ def test_five_lines_of_python(place):
     before, after = start.state_dict(), network.state_dict()
     moved = [key for key in before if not before[key].equal(after[key])]
     assert moved and all(key.startswith("classifier.3.") for key in moved), "frozen: also the statistics of the norms"
-    with pytest.raises(InputError, match="another features"):
+    with pytest.raises(InputError, match="model v2: the network to start from has v3_small"):
         mnv3lib.train(shapes, start="mobilenet_v3_small_0.25_shapes_python", model="v2", epochs=1)

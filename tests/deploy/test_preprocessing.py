@@ -57,9 +57,10 @@ def test_torchvision_scales_as_predict_does(images):
         assert gap.max() <= 1, image.size
 
 
-def test_a_file_with_preprocessing_guesses_as_predict_does(images, network, tmp_path):
-    path = tmp_path / "photograph.onnx"
-    assert main(["export", RUN, "--with-preprocessing", "--out", str(path), "--data", str(tmp_path)]) == 0
+def test_a_file_with_preprocessing_guesses_as_predict_does(images, network, tmp_path, monkeypatch):
+    path = tmp_path / f"{RUN}_with_preprocessing.onnx"  # beside the file without, not in its place
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", RUN, "--with-preprocessing", "--data", str(tmp_path)]) == 0
     opened = onnx_files.session(path)
     assert opened.get_modelmeta().custom_metadata_map["input"] == onnx_files.PICTURE
     expected = mnv3lib.predict(network, images, top=1)["class"].tolist()

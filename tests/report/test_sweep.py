@@ -238,6 +238,26 @@ def test_sweep_survives_a_killed_worker_and_a_failing_run(tmp_path):
     assert any(long.run in str(cell.get("outputs")) for cell in executed.cells)
 
 
+class NoWorkers:
+    """A Dask client on this machine whose workers are gone: what is submitted is never done."""
+
+    cluster = "local"
+
+    def submit(self, *_, **options):
+        self.done = lambda: False
+        return self
+
+    def nthreads(self):
+        return {}
+
+
+def test_workers_that_are_gone_end_the_sweep(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "POLL", 0.01)
+    monkeypatch.setattr(sweep, "PATIENCE", 0.05)
+    with pytest.raises(InputError, match=r"the workers are gone .*start the sweep again"):
+        sweep.sweep(jobs_of([recipe.make(dataset="digits")], tmp_path), NoWorkers(), log=lambda line: None)
+
+
 @contextmanager
 def running(*commands, stop=signal.SIGTERM):
     """Processes that get the signal `stop` afterwards."""
