@@ -20,11 +20,12 @@ from mnv3lib.kernels.vectors import (
     address,
     all_of,
     compiled,
-    fetch,
     fused,
     inline,
     load,
     multiply_add,
+    prefetch,
+    prefetch_to_write,
     read,
     store,
     subtract,
@@ -120,9 +121,9 @@ def _clear(ring, start, step):
 
 
 @inline
-def _fetch(array, write, n, y, c, width, pixels, channels):
-    """Have a share of the next image brought near, as large as a row of LANES channels."""
-    fetch(array, write, ((n + 1) * channels + c) * pixels + y * width * LANES, width * LANES)
+def _ahead(n, c, y, width, pixels, channels):
+    """Where in the next image the share of a row of LANES channels begins: each row fetches as much, side by side."""
+    return ((n + 1) * channels + c) * pixels + y * width * LANES
 
 
 @inline
@@ -130,10 +131,11 @@ def _activated_row(z, norm, activation, ring, pad, step, n, y, c, height, width,
     """activation(norm(z)) of a row to the ring; zeros where there is no such row."""
     start = (y & (RING - 1)) * step
     if 0 <= y < height:
-        _fetch(z, False, n, y, c, width, height * width, channels)
         left = channels - c
         factor, constant = load(norm, c, left), load(norm, channels + c, left)
+        ahead = _ahead(n, c, y, width, height * width, channels)
         for x in range(width):
+            prefetch(z, ahead + x * LANES)
             i = ((n * height + y) * width + x) * channels + c
             inside = activate(multiply_add(load(z, i, left), factor, constant), activation)
             store(ring, start + (pad + x) * LANES, inside, LANES)
@@ -175,14 +177,15 @@ def depthwise(size, stride):
                 left = channels - c
                 s, q, ready = load(sums, c, left), load(sums, channels + c, left), -pad
                 for y in range(out_height):
-                    _fetch(out, True, n, y, c, out_width, out_pixels, channels)
                     for r in range(ready, y * stride - pad + size):
                         _activated_row(z, norm, activation, ring, pad, step, n, r, c, height, width, channels)
                     ready = y * stride - pad + size
                     start, taps = y * stride - pad, c * size * size
                     _filter_row(ring, start, step, 0, kernel, taps, line, 0, out_width, size, 0, 0, 1, stride, 1)
                     a = b = all_of(0.0)
+                    ahead = _ahead(n, c, y, out_width, out_pixels, channels)
                     for x in range(out_width):
+                        prefetch_to_write(out, ahead + x * LANES)
                         o = load(line, x * LANES, LANES)
                         store(out, (n * out_pixels + y * out_width + x) * channels + c, o, left)
                         a, b = add(a, o), multiply_add(o, o, b)
@@ -246,12 +249,10 @@ def depthwise_gradient(size, stride):
                 times = load(gate, n * channels + c, left) if gated else a
                 plus = load(pooled, n * channels + c, left) if gated else a
                 s, q, taps = load(sums, c, left), load(sums, channels + c, left), c * size * size
-                ready, y, below = -pad, 0, -pad
+                ready, y, below, w = -pad, 0, -pad, no_weights(size)
                 while y < height:  # bring in a row of `behind` and the rows of z under its kernel, and go on with z's
                     start = (below & (RING - 1)) * step
                     if 0 <= below < out_height:
-                        _fetch(behind, False, n, below, c, out_width, out_pixels, channels)
-                        _fetch(grad, False, n, below, c, out_width, out_pixels, channels)
                         for x in range(out_width):
                             i = (n * out_pixels + below * out_width + x) * channels + c
                             o, g = load(behind, i, left), load(grad, i, left)
@@ -260,15 +261,16 @@ def depthwise_gradient(size, stride):
                         row = below * stride - pad
                         for r in range(ready, row + size):
                             _activated_row(z, norm, activation, block, pad, step, n, r, c, height, width, channels)
-                        ready, w = row + size, no_weights(size)
+                        ready = row + size
+                        ahead = _ahead(n, c, below, out_width, out_pixels, channels)
                         for x in range(out_width):
+                            prefetch(behind, ahead + x * LANES)
+                            prefetch(grad, ahead + x * LANES)
                             g = load(grads, start + (pad + x) * LANES, LANES)
                             w = with_share(w, g, block, row, step, x * stride * LANES, size)
-                        add_weights(weight, taps, w)
                     else:
                         _clear(grads, start, step)
                     while y < height and (y + pad) // stride <= below:
-                        _fetch(out, True, n, y, c, width, pixels, channels)
                         row = (y - pad + stride - 1) // stride
                         if (y + pad) % stride == 0:
                             _filter_row(
@@ -282,7 +284,9 @@ def depthwise_gradient(size, stride):
                             _filter_row(grads, row, step, start_0, kernel, taps, line, to_0, some, size, 1, 0, 2, 1, 2)
                             _filter_row(grads, row, step, start_1, kernel, taps, line, to_1, some, size, 1, 1, 2, 1, 2)
                         d = e = all_of(0.0)
+                        ahead = _ahead(n, c, y, width, pixels, channels)
                         for x in range(width):
+                            prefetch_to_write(out, ahead + x * LANES)
                             i = (n * pixels + y * width + x) * channels + c
                             before, g = load(z, i, left), load(line, x * LANES, LANES)
                             g = slope(multiply_add(before, factor, constant), g, activation)
@@ -291,6 +295,7 @@ def depthwise_gradient(size, stride):
                         s, q = add(s, widen(d)), add(q, widen(e))
                         y += 1
                     below += 1
+                add_weights(weight, taps, w)
                 store(sums, c, s, left)
                 store(sums, channels + c, q, left)
 

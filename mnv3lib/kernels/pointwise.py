@@ -13,6 +13,7 @@ from mnv3lib.kernels.norms import activate, add_five_sums, before_norm, slope
 from mnv3lib.kernels.vectors import (
     DOUBLE,
     LANES,
+    LINE,
     SINGLE,
     add,
     all_of,
@@ -120,9 +121,12 @@ def put(typing, out, at, row, block, left, rows, vectors):
 
 
 @inline
-def _columns(a, at, row, deep, count, b, first, side, down, depth, out, to, wide, left, vectors):
+def _columns(a, at, row, deep, count, b, first, side, down, depth, out, to, wide, left, vectors, ahead, blocks, done):
     left -= (vectors - 1) * LANES
     for r in range(0, count - 7, 8):
+        for array, start, numbers in ahead:
+            share = (numbers // blocks // LINE + 1) * LINE
+            fetch(array, start + (done + r // 8) * share, share)
         block = product(a, at + r * row, row, deep, b, first, side, down, depth, left, 8, vectors)
         put(out, to + r * wide, wide, block, left, 8, vectors)
     for r in range(count - count % 8, count):
@@ -131,27 +135,33 @@ def _columns(a, at, row, deep, count, b, first, side, down, depth, out, to, wide
 
 
 @compiled
-def times(a, at, row, deep, count, b, side, down, depth, out, to, wide):
-    """out [count, wide] = a [count, depth] times b [depth, wide], or added to it where `out` is float64."""
-    c = 0
+def times(a, at, row, deep, count, b, side, down, depth, out, to, wide, ahead):
+    """out [count, wide] = a [count, depth] times b [depth, wide], or added to it where `out` is float64.
+
+    Meanwhile what is needed next is brought near, a share with each block: `ahead` has arrays, where to start in them
+    and how many numbers.
+    """
+    rows = count // 8
+    blocks, done, c = max(1, rows * ((wide + 3 * LANES - 1) // (3 * LANES))), 0, 0
     while c < wide:
-        left, first = wide - c, c // LANES * side
+        left, first, o = wide - c, c // LANES * side, to + c
         vectors = (left + LANES - 1) // LANES
         if vectors == 3 or vectors > 4:
-            _columns(a, at, row, deep, count, b, first, side, down, depth, out, to + c, wide, left, 3)
+            _columns(a, at, row, deep, count, b, first, side, down, depth, out, o, wide, left, 3, ahead, blocks, done)
             c += 3 * LANES
         elif vectors > 1:
-            _columns(a, at, row, deep, count, b, first, side, down, depth, out, to + c, wide, left, 2)
+            _columns(a, at, row, deep, count, b, first, side, down, depth, out, o, wide, left, 2, ahead, blocks, done)
             c += 2 * LANES
         else:
-            _columns(a, at, row, deep, count, b, first, side, down, depth, out, to + c, wide, left, 1)
+            _columns(a, at, row, deep, count, b, first, side, down, depth, out, o, wide, left, 1, ahead, blocks, done)
             c += LANES
+        done += rows
 
 
 @inline
-def _fetch(array, write, start, channels):
-    """Have the next pixels after `start` brought near."""
-    fetch(array, write, (start + SOME) * channels, SOME * channels)
+def _next(array, start, channels):
+    """The next pixels after `start`, for `times` to bring near."""
+    return array, (start + SOME) * channels, SOME * channels
 
 
 @inline
@@ -183,26 +193,14 @@ def pointwise(x, normed, norm, activation, gated, gate, kernel, out, sums, first
     block = np.empty(SOME * inputs, np.float32)
     for start in range(first * pixels, last * pixels, SOME):
         count = min(SOME, last * pixels - start)
-        _fetch(x, False, start, inputs)
-        _fetch(out, True, start, outputs)
+        ahead = _next(x, start, inputs), _next(out, start, outputs)
         if normed:
             _activated(x, norm, activation, gated, gate, block, start, count, pixels, inputs)
-            times(block, 0, inputs, 1, count, kernel, inputs * LANES, LANES, inputs, out, start * outputs, outputs)
+            given = block
         else:
-            times(
-                x,
-                start * inputs,
-                inputs,
-                1,
-                count,
-                kernel,
-                inputs * LANES,
-                LANES,
-                inputs,
-                out,
-                start * outputs,
-                outputs,
-            )
+            given = x[start * inputs :]
+        to = start * outputs
+        times(given, 0, inputs, 1, count, kernel, inputs * LANES, LANES, inputs, out, to, outputs, ahead)
         for c in range(0, outputs, LANES):
             left = outputs - c
             s = q = all_of(0.0)
@@ -250,10 +248,6 @@ def pointwise_gradient(
     grads, block = np.empty(SOME * outputs, np.float32), np.empty(SOME * inputs, np.float32)
     for start in range(first * pixels, last * pixels, SOME):
         count = min(SOME, last * pixels - start)
-        _fetch(behind, False, start, outputs)
-        _fetch(grad, False, start, outputs)
-        _fetch(x, False, start, inputs)
-        _fetch(out, True, start, inputs)
         for c in range(0, outputs, LANES):
             left = outputs - c
             f, k, m = three(norm_behind, c, outputs)
@@ -272,11 +266,13 @@ def pointwise_gradient(
             given = block
         else:
             given = x[start * inputs :]
+        ahead = _next(behind, start, outputs), _next(grad, start, outputs)
         if outputs > inputs:  # the more vectors, the better
-            times(given, 0, 1, inputs, inputs, grads, LANES, outputs, count, weight, 0, outputs)
+            times(given, 0, 1, inputs, inputs, grads, LANES, outputs, count, weight, 0, outputs, ahead)
         else:
-            times(grads, 0, 1, outputs, outputs, given, LANES, inputs, count, weight, 0, inputs)
-        times(grads, 0, outputs, 1, count, kernel, outputs * LANES, LANES, outputs, out, start * inputs, inputs)
+            times(grads, 0, 1, outputs, outputs, given, LANES, inputs, count, weight, 0, inputs, ahead)
+        ahead = _next(x, start, inputs), _next(out, start, inputs)
+        times(grads, 0, outputs, 1, count, kernel, outputs * LANES, LANES, outputs, out, start * inputs, inputs, ahead)
         p = start
         while gated and p < start + count:
             image = p // pixels

@@ -18,6 +18,7 @@ def _is_wide() -> bool:
     return llvm.get_host_cpu_features().get("avx512vl", False) if told is None else "+avx512vl" in told
 
 
+LINE = 16  # numbers in a line of the cache
 CHANNELS = 8  # what numbers of channels are multiples of
 LANES = 16 if _is_wide() else CHANNELS
 
@@ -214,10 +215,7 @@ def three(array, c, channels):
 
 
 @inline
-def fetch(array, write, start, count):
+def fetch(array, start, count):
     """Have so many numbers from `start` on brought near."""
-    for i in range(start, min(start + count, len(array)), 16):
-        if write:
-            prefetch_to_write(array, i)
-        else:
-            prefetch(array, i)
+    for i in range(start, min(start + count, len(array)), LINE):
+        prefetch(array, i)
