@@ -184,7 +184,7 @@ def test_a_folder_is_known_by_what_it_holds(shapes, tmp_path):
     (tmp_path / "d" / data.FOLDER).mkdir(parents=True)
     assert data.name_of(tmp_path / "d") == "cifar100"
     assert data.load("own-images", shapes, 16).train.images.shape[1] == 16
-    assert data.load("own-images", shapes, 16).name == "shapes"
+    assert data.load("own-images", shapes, 16).name == "my-shapes"
     assert data.load("things", shapes, 16).name == "things"
     with pytest.raises(InputError, match="data set 'Things': give a name of small letters"):
         data.load("Things", shapes, 16)
