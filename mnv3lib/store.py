@@ -11,7 +11,7 @@ import math
 import os
 import re
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,8 +65,9 @@ def run_folder(run: str, folder: Path | None = None) -> Path:
     """The folder of a run; a name that is none (a path, say) raises InputError."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,120}", run):
         mend = "use letters, digits and _ . + - alone"
-        if any(((path := Path(run)) / file).is_file() for file in (RECORD, WEIGHTS)):
-            mend = f"name {path.name} as the run and {path.parent} as the folder of models (--models)"
+        with suppress(OSError):  # of a name that is too long for a path
+            if any(((path := Path(run)) / file).is_file() for file in (RECORD, WEIGHTS)):
+                mend = f"name {path.name} as the run and {path.parent} as the folder of models (--models)"
         raise InputError(f"{run!r} is no name of a run: {mend}")
     return Path(folder or models_folder()) / run
 

@@ -10,7 +10,7 @@ from mnv3lib.study.evaluation import Evaluation
 
 PIXELS = 128  # a side, of a thumbnail
 STYLE = """body { font-family: sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em }
-figure { margin: 0 } img { display: block }"""
+img { display: block }"""
 GRID = "display: grid; grid-template-columns: repeat(auto-fill, minmax(9em, 1fr)); gap: 1em; overflow-wrap: anywhere"
 
 
@@ -29,7 +29,8 @@ def page(evaluations: list[Evaluation]) -> str:
 def thumbnails(evaluation: Evaluation, count: int = 24) -> str:
     """The mistakes of one run as HTML: picture, file, what it shows, what it was taken for and how surely."""
     figures = [
-        f'<figure><img src="{_picture(row.file)}" alt="{escape(row.shown)}, taken for {escape(row.taken)}">'
+        f'<figure style="margin: 0"><img src="{_picture(row.file)}" '
+        f'alt="{escape(row.shown)}, taken for {escape(row.taken)}">'
         f"<figcaption>{escape(_file(row.file, evaluation))}: <b>{escape(row.shown)}</b>, taken for {escape(row.taken)} "
         f"({100 * row.probability:.0f} %)</figcaption></figure>"
         for row in evaluation.mistakes(count).set_axis(["file", "shown", "taken", "probability"], axis=1).itertuples()
