@@ -2,7 +2,8 @@
 
 onnxruntime's own quantizer leaves hard swish and the gates of squeeze-excitation in float, and the way there and back
 costs more than int8 saves. Here every tensor between the first QuantizeLinear and the logits is uint8: a byte q stands
-for scale * (q - zero). Three things make that possible without a loss:
+for scale * (q - zero). It stands behind the image, or, of V3, behind the first layer and its hard swish. Three things
+make that possible without a loss:
 
 - ReLU and ReLU6 are no nodes. The convolution before writes with zero = 0 and the range of the ReLU, so the bytes end
   where the ReLU does.
@@ -12,7 +13,8 @@ for scale * (q - zero). Three things make that possible without a loss:
 - A gate, clip(x + 3, 0, 6) / 6, is no node either. The layer before writes with scale 6/254 and zero 127, and its bytes
   are the gate when they are read with scale 1/254 and zero 0.
 
-Bytes do badly where one channel before a hard swish is far wider than the others; see `WideHardSwish`.
+Bytes do badly where one channel before a hard swish is far wider than the others, and in the first one; see
+`WideHardSwish`.
 
 Weights are int8 with a scale for each channel. The operators with a Q are those of onnxruntime (com.microsoft).
 """
@@ -34,7 +36,6 @@ FLAT = 1e-4  # the least range of an activation: one that never varies in the im
 LARGEST_BIAS = 2**29  # in units of a sum of products, which has to fit in 32 bits with it
 CHANNELS = 16  # a multiple of these is what onnxruntime's loops take at a time; the rest goes one by one
 LEAST_ZERO = 8  # the least z of a hard swish in bytes, a step being 3 / z
-ROOM = 4  # how far a channel may reach beyond the median of the channels behind a wide hard swish
 HARD_SWISH, RELU = (nn.Hardswish, ComposedHardswish), (nn.ReLU, nn.ReLU6)
 
 
@@ -113,7 +114,9 @@ def ranges(traced: fx.GraphModule, images: torch.Tensor) -> dict[str, tuple[floa
 class WideHardSwish(nn.Module):
     """A hard swish that is computed in float with the layer before it, and its channels divided by `by`.
 
-    It stands where values reach so far that steps of bytes would be coarse beside the 3 and -3 of hard swish.
+    It stands where values reach so far that steps of bytes would be coarse beside the 3 and -3 of hard swish, and
+    behind the layer that reads the images: most channels are small there, and every later layer sees what their steps
+    leave.
     """
 
     def __init__(self, by: torch.Tensor):
@@ -130,19 +133,18 @@ def zero_of(high: float) -> int:
 
 
 def widen(traced: fx.GraphModule, found: dict[str, tuple[float, float]], images: torch.Tensor) -> bool:
-    """Make each hard swish whose z would be too small a WideHardSwish; False if there is none.
+    """Make a WideHardSwish of each hard swish that should be one; False if there is none.
 
     Channels that reach far beyond the others are divided, those added to them too, and the layers that read them make
     up for it. Where others than convolutions read them nothing is divided.
     """
     steps = [step for step in traced.graph.nodes if isinstance(_layer(traced, step), HARD_SWISH)]
-    steps = [step for step in steps if zero_of(found[step.all_input_nodes[0].name][1]) < LEAST_ZERO]
-    for step in steps:
+    for step in (steps := [step for step in steps if _is_wide(step.all_input_nodes[0], found)]):
         by, (readers, writers) = torch.ones(1), _stream(step)
         layers = [_layer(traced, one) for one in readers + writers]
         if all(isinstance(layer, nn.Conv2d) for layer in layers) and all(len(one.users) == 1 for one in writers):
             reach = _reach(traced, step, images)
-            by = (reach / (ROOM * reach.median()).clamp(min=FLAT)).clamp(min=1).reshape(-1, 1, 1, 1)
+            by = (reach / reach.median().clamp(min=FLAT)).clamp(min=1).reshape(-1, 1, 1, 1)
             with torch.no_grad():
                 for layer in layers[: len(readers)]:
                     layer.weight *= by if layer.groups > 1 else by.transpose(0, 1)
@@ -152,6 +154,11 @@ def widen(traced: fx.GraphModule, found: dict[str, tuple[float, float]], images:
             by = by.transpose(0, 1)
         traced.set_submodule(step.target, WideHardSwish(by))
     return bool(steps)
+
+
+def _is_wide(before: fx.Node, found: dict[str, tuple[float, float]]) -> bool:
+    """Whether a hard swish should be a WideHardSwish, by the layer before it."""
+    return before.all_input_nodes[0].op == "placeholder" or zero_of(found[before.name][1]) < LEAST_ZERO
 
 
 def _stream(step: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:
@@ -193,6 +200,12 @@ class Bytes(NamedTuple):
     zero: int
 
 
+class Floats(NamedTuple):
+    """A tensor of the graph that is not in bytes."""
+
+    name: str
+
+
 def over(low: float, high: float) -> tuple[float, int]:
     """Scale and zero with which bytes reach from `low` to `high`; 0 itself is always met."""
     low, high = min(low, 0.0), max(high, 0.0)
@@ -213,7 +226,7 @@ class _Writer:
             given = [made[one] for one in step.all_input_nodes]
             layer = _layer(self.traced, step)
             if step.op == "placeholder":
-                made[step] = self.images(step, mean, std)
+                made[step] = self.images(mean, std)
             elif isinstance(layer, nn.Conv2d | nn.Linear):
                 made[step] = self.weighted(step, layer, *given)
             elif isinstance(layer, RELU) or step.op == "output":
@@ -232,18 +245,17 @@ class _Writer:
                 names = {operator.add: "QLinearAdd", operator.mul: "QLinearMul"}
                 made[step] = self.combined(names[step.target], step, given)
 
-    def images(self, step: fx.Node, mean: np.ndarray, std: np.ndarray) -> Bytes:
+    def images(self, mean: np.ndarray, std: np.ndarray) -> Floats:
         """The normalised images. A layer pads with zeros, which are the mean: it has to be taken off before."""
         normal = self.node("Sub", ["images", self.constant(mean)], "moved")
-        normal = self.node("Div", [normal, self.constant(std)], "normalised")
-        return self.in_bytes(step, normal)
+        return Floats(self.node("Div", [normal, self.constant(std)], "normalised"))
 
     def in_bytes(self, step: fx.Node, floats: str) -> Bytes:
         result = Bytes(step.name, *over(*self.found[step.name]))
         self.node("QuantizeLinear", [floats, *self.read(result)[1:]], step.name)
         return result
 
-    def weighted(self, step: fx.Node, layer: nn.Conv2d | nn.Linear, given: Bytes) -> Bytes:
+    def weighted(self, step: fx.Node, layer: nn.Conv2d | nn.Linear, given: Bytes | Floats) -> Bytes | Floats:
         """A convolution or linear layer; the last one gives floats.
 
         A channel's largest weight becomes 127, or less: processors without VNNI add the products of two neighbours in
@@ -258,6 +270,8 @@ class _Writer:
         bias = padded(bias, 0 if last else CHANNELS)
         if isinstance(_layer(self.traced, next(iter(step.users))), WideHardSwish):
             return self.in_float(step, layer, given, weight, bias)
+        if isinstance(given, Floats):
+            given = self.in_bytes(step.all_input_nodes[0], given.name)
         flat = weight.reshape(len(weight), -1)
         scale = np.abs(flat).max(1) / (64 if first else 127)
         if not depthwise:
@@ -279,16 +293,17 @@ class _Writer:
             self.node("QLinearConv", inputs, step.name, **places(layer, len(weight)))
         return result
 
-    def in_float(self, step: fx.Node, layer: nn.Module, given: Bytes, weight: np.ndarray, bias: np.ndarray) -> Bytes:
-        floats = self.node("DequantizeLinear", self.read(given), f"{step.name}_given")
-        inputs = [floats, *(self.constant(values.astype(np.float32)) for values in (weight, bias))]
+    def in_float(self, step: fx.Node, layer: nn.Module, given: Bytes | Floats, weight, bias) -> Floats:
+        if isinstance(given, Bytes):
+            given = Floats(self.node("DequantizeLinear", self.read(given), f"{step.name}_given"))
+        inputs = [given.name, *(self.constant(values.astype(np.float32)) for values in (weight, bias))]
         if isinstance(layer, nn.Linear):
             self.node("Gemm", inputs, step.name, transB=1)
         else:
             self.node("Conv", inputs, step.name, **places(layer, len(weight)))
-        return Bytes(step.name, 1, 0)  # no bytes yet: WideHardSwish makes them
+        return Floats(step.name)
 
-    def wide(self, step: fx.Node, layer: WideHardSwish, given: Bytes) -> Bytes:
+    def wide(self, step: fx.Node, layer: WideHardSwish, given: Floats) -> Bytes:
         floats = self.node("HardSwish", [given.name], f"{step.name}_floats")
         if layer.by.numel() > 1:
             factor = padded(1 / layer.by.numpy(), 0, CHANNELS)
