@@ -129,25 +129,29 @@ def ratios(relative: pd.DataFrame, label: str, reference: str | None = None) -> 
 
 
 def files(table: pd.DataFrame) -> pd.DataFrame:
-    """What files of trained networks are like: a row a run and runtime, of `latency.compare`'s columns.
+    """What files of trained networks are like: a row a run and runtime, of `latency.recorded`'s tables.
 
-    Columns: run, runtime, network, model, file_mb, file_top1, peak_mib (at the smallest batch), and for each batch size
-    B ms_B (median milliseconds a call) and ratio_B (that over onnxruntime's for the same run). Where a runtime was
-    measured with several numbers of threads, the fewest count.
+    Columns: run, runtime, network, model, file_mb, file_top1, peak_mib (at the smallest batch), measured, and for each
+    batch size B ms_B (median milliseconds a call) and ratio_B (that over onnxruntime's for the same run, in the same
+    table). Of a run and runtime in several tables the newest counts, with several numbers of threads the fewest.
     """
+    columns = ["network", "model", "file_mb", "file_top1", "peak_mib", "measured"]
     if "file_mb" not in table:
-        return pd.DataFrame(columns=["run", "runtime", "network", "model", "file_mb", "file_top1", "peak_mib"])
-    table = table[table["file_mb"].notna() & table["run"].notna()]
+        return pd.DataFrame(columns=["run", "runtime", *columns])
+    table = table[table["file_mb"].notna() & table["run"].notna()].assign(file=table.get("file", ""))
     table = table[table["threads"] == table["threads"].min()]
-    keys = ["run", "runtime"]
-    found = table.sort_values("batch", kind="stable").drop_duplicates(keys).set_index(keys)
+    keys, one = ["run", "runtime"], ["file", "run", "batch"]
+    reference = table[table["runtime"] == "onnxruntime"].set_index(one)["median_ms"].rename("reference")
+    table = table.join(reference, on=one).sort_values("measured", kind="stable")
+    table = table.drop_duplicates([*keys, "batch"], keep="last").sort_values("batch", kind="stable")
+    found = table.drop_duplicates(keys).set_index(keys)
     found["network"] = [title(row) for row in found.itertuples()]
-    found = found.reindex(columns=["network", "model", "file_mb", "file_top1", "peak_mib"])  # not all are measured
+    found = found.reindex(columns=columns)  # not all are measured
     for batch, rows in table.groupby("batch"):
-        times = rows.set_index(keys)["median_ms"]
-        found[f"ms_{batch}"] = times
-        found[f"ratio_{batch}"] = times / times.xs("onnxruntime", level="runtime").reindex(times.index, level="run")
-    return found.reset_index()
+        rows = rows.set_index(keys)
+        found[f"ms_{batch}"] = rows["median_ms"]
+        found[f"ratio_{batch}"] = rows["median_ms"] / rows["reference"]
+    return found.reset_index().sort_values(["network", "runtime"], ignore_index=True)
 
 
 def goals(relative: pd.DataFrame, speeds: pd.DataFrame) -> pd.DataFrame:

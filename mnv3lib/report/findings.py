@@ -120,8 +120,8 @@ def runtimes(measured: pd.DataFrame) -> dict:
     if len(ratios):
         found["fastest_runtime"] = (ratios.min(), ratios.max())
     written = measured[measured["file_mb"].notna()] if "file_mb" in measured else measured[:0]
-    files = comparisons.files(latency.newest(written)) if len(written) else written
-    int8 = files[files["runtime"] == "onnxruntime-int8"] if len(files) else files
+    files = comparisons.files(written)
+    int8 = files[files["runtime"] == "onnxruntime-int8"]
     known = len(int8) and "ratio_1" in int8
     found["int8"] = (int8["ratio_1"].min(), int8["ratio_1"].max()) if known else None
     found["int8_on"] = latency.newest(written).iloc[0].to_dict() if known else None

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -129,6 +130,22 @@ def test_several_runs_have_no_one_name(tmp_path, capsys):
 
 def test_every_format_has_a_name_of_its_own():
     assert len({name.format(run="a") for name in FORMATS.values()}) == len(FORMATS)
+
+
+def test_the_newest_of_a_file_counts_beside_its_own_table():
+    """int8 recorded anew with onnxruntime: its ratio is to that time, and openvino's stays to the older one."""
+    rows = [
+        ("a", "1", "onnxruntime", 4.0),
+        ("a", "1", "onnxruntime-int8", 3.0),
+        ("a", "1", "openvino", 2.0),
+        ("b", "2", "onnxruntime", 5.0),
+        ("b", "2", "onnxruntime-int8", 1.0),
+    ]
+    table = pd.DataFrame(rows, columns=["file", "measured", "runtime", "median_ms"])
+    table = table.assign(run="x", model="v1", width=0.5, batch=1, threads=1, file_mb=1.0, library="mnv3lib")
+    found = comparisons.files(table).set_index("runtime")
+    assert found["ms_1"].to_dict() == {"onnxruntime": 5, "onnxruntime-int8": 1, "openvino": 2}
+    assert found["ratio_1"].to_dict() == {"onnxruntime": 1, "onnxruntime-int8": 0.2, "openvino": 0.5}
 
 
 def test_latency_tells_size_memory_and_accuracy_of_a_file(digits):
