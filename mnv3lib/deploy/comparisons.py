@@ -132,8 +132,9 @@ def files(table: pd.DataFrame) -> pd.DataFrame:
     """What files of trained networks are like: a row a run and runtime, of `latency.recorded`'s tables.
 
     Columns: run, runtime, network, model, file_mb, file_top1, peak_mib (at the smallest batch), measured, and for each
-    batch size B ms_B (median milliseconds a call) and ratio_B (that over onnxruntime's for the same run, in the same
-    table). Of a run and runtime in several tables the newest counts, with several numbers of threads the fewest.
+    batch size B ratio_B (the median time over onnxruntime's for the same run, in the same table) and ms_B (that, times
+    onnxruntime's newest milliseconds a call: tables may be of machines that differ). Of a run and runtime in several
+    tables the newest counts, with several numbers of threads the fewest.
     """
     columns = ["network", "model", "file_mb", "file_top1", "peak_mib", "measured"]
     if "file_mb" not in table:
@@ -149,8 +150,9 @@ def files(table: pd.DataFrame) -> pd.DataFrame:
     found = found.reindex(columns=columns)  # not all are measured
     for batch, rows in table.groupby("batch"):
         rows = rows.set_index(keys)
-        found[f"ms_{batch}"] = rows["median_ms"]
-        found[f"ratio_{batch}"] = rows["median_ms"] / rows["reference"]
+        ratios, newest = rows["median_ms"] / rows["reference"], rows["median_ms"].xs("onnxruntime", level="runtime")
+        found[f"ms_{batch}"] = ratios * newest.reindex(ratios.index, level="run")
+        found[f"ratio_{batch}"] = ratios
     return found.reset_index().sort_values(["network", "runtime"], ignore_index=True)
 
 
