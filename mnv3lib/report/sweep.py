@@ -175,9 +175,9 @@ def connect(address: str | None = None, scheduler_file: Path | None = None, work
 def sweep(jobs: list[Job], client, log: Callable[[str], None] = progress.say) -> dict[str, str]:
     """Run the jobs on a Dask `client` and return the reason, by run, of each that failed.
 
-    A job whose worker dies is given to another and resumes. Raises InputError when all workers of this machine are gone
-    and stay away. One view shows all: a bar that counts epochs, and a line
-    for each run that ends; where nobody watches, a line for each epoch instead of the bar.
+    A job whose worker dies is given to another and resumes. One view shows all: a bar that counts epochs, and a line
+    for each run that ends; where nobody watches, a line for each epoch instead of the bar. Raises InputError when all
+    workers of this machine are gone and stay away.
     """
     waiting = [job for job in jobs if not job.is_done]
     if len(waiting) < len(jobs):
@@ -206,7 +206,7 @@ def sweep(jobs: list[Job], client, log: Callable[[str], None] = progress.say) ->
             begun = [f"{run.removeprefix('mobilenet_')} {count}" for run, count in epochs.items() if count]
             bar.set_postfix_str(", ".join(begun[-4:]))
             if not futures:
-                continue
+                break
             if client.nthreads() or not client.cluster:  # of a cluster elsewhere, workers may yet come
                 seen = time.monotonic()
             elif time.monotonic() - seen > PATIENCE:
