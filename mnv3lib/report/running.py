@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -31,19 +32,33 @@ def run_notebook(notebook: Path, output: Path, parameters: dict) -> None:
     os.environ.pop("JPY_SESSION_NAME", None)  # where JupyterLab started this, nobody watches the bars of the notebook
     alone = multiprocessing.parent_process() is None  # several bars would write over each other
     try:
-        papermill.execute_notebook(
-            str(notebook),
-            str(output),
-            parameters,
-            kernel_name="python3",
-            cwd=str(notebook.parent),
-            progress_bar={"desc": notebook.stem} if alone and sys.stderr.isatty() else False,
-            config=Config({"KernelManager": {"transport_encryption": "auto"}}),  # or ipykernel prints a notice
-        )
+        with tempfile.TemporaryDirectory() as sockets:
+            papermill.execute_notebook(
+                str(notebook),
+                str(output),
+                parameters,
+                kernel_name="python3",
+                cwd=str(notebook.parent),
+                progress_bar={"desc": notebook.stem} if alone and sys.stderr.isatty() else False,
+                config=Config({"KernelManager": _transport(sockets)}),
+            )
     except papermill.PapermillExecutionError as error:
         raise NotebookError(f"{notebook.name}, cell {error.exec_count}: {error.ename}: {error.evalue}") from None
     except DeadKernelError:
         raise NotebookError(f"{notebook.name}: its kernel died, probably out of memory: close other programs") from None
+    except RuntimeError as error:  # jupyter_client's, where a kernel does not start
+        raise NotebookError(f"{notebook.name}: its kernel did not start, run it again: {error}") from error
+
+
+def _transport(folder: str) -> dict:
+    """How papermill and the kernel speak: by sockets that are files of `folder`.
+
+    With TCP, processes that start kernels at once can pick the same port, and one of them waits a minute in vain. By
+    itself jupyter_client 8.10 gives all kernels the same files, kernel-ipc-1 to 5 in the working directory.
+    """
+    if sys.platform == "win32":
+        return {"transport_encryption": "auto"}  # or ipykernel prints a notice
+    return {"transport": "ipc", "ip": f"{folder}/kernel"}
 
 
 def run_notebooks(

@@ -238,6 +238,34 @@ def test_notebooks_run_side_by_side_with_their_share_of_the_cores(make, meeting)
         assert "threads 1" in (folder / f"{name}.html").read_text()
 
 
+SOCKETS = """
+import json, ipykernel
+with open(ipykernel.get_connection_file()) as file:
+    connection = json.load(file)
+there = Path(f"{connection['ip']}-{connection['shell_port']}").exists()
+print("sockets", connection["transport"], connection["ip"], there)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its sockets are no files")
+def test_notebooks_that_start_at_once_have_sockets_of_their_own(make, meeting):
+    meeting(SOCKETS, SOCKETS)
+    folder = make()
+    html = [(folder / f"{name}.html").read_text() for name in ("01_first", "02_second")]
+    found = [re.search(r"sockets ipc (\S+) True", page).group(1) for page in html]
+    assert found[0] != found[1]
+    assert not any(Path(ip).parent.exists() for ip in found), "they are cleared away"
+
+
+def test_a_kernel_that_does_not_start_is_one_line(notebooks, tmp_path, monkeypatch):
+    kernel = tmp_path / "kernels" / "python3" / "kernel.json"
+    kernel.parent.mkdir(parents=True)
+    kernel.write_text(json.dumps({"argv": ["false"], "display_name": "none", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    with pytest.raises(running.NotebookError, match=r"^01_first\.ipynb: its kernel did not start, run it again: "):
+        running.run_notebook(notebooks / "01_first.ipynb", tmp_path / "out.ipynb", {})
+
+
 def test_a_failure_ends_what_runs_beside_it(make, meeting, tmp_path):
     kernels = meeting("raise RuntimeError('the reason')", "time.sleep(600)")
     with pytest.raises(running.NotebookError, match=r"01_first\.ipynb, cell 3: RuntimeError: the reason"):
