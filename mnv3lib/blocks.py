@@ -96,7 +96,8 @@ class InvertedResidual(nn.Module):
     """The block of V2 (figure 3) and V3 (figure 4): expand, depthwise, squeeze-excite, project without activation.
 
     There is no expansion layer where `expanded` equals `inputs`; the input is added where shape allows it. `flat` names
-    the parameters as torchvision's V2 does (`conv.2.weight`), otherwise as its V3 (`block.2.0.weight`).
+    the parameters as torchvision's V2 does (`conv.2.weight`), otherwise as its V3 (`block.2.0.weight`). With
+    `stochastic_depth`, a probability, images skip it in training.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class InvertedResidual(nn.Module):
     ):
         super().__init__()
         self.has_residual = stride == 1 and inputs == outputs
+        self.stochastic_depth = 0.0
         layers = []
         if expanded != inputs:
             layers.append(ConvNormActivation(inputs, expanded, 1, norm=norm, nonlinearity=nonlinearity))
@@ -128,4 +130,10 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.layers(x)
-        return x + out if self.has_residual else out
+        return x + self.drop(out) if self.has_residual else out
+
+    def drop(self, out: torch.Tensor) -> torch.Tensor:
+        """Stochastic depth: in training, zeros for some of the images, and the others scaled up by as much."""
+        if not (self.training and self.stochastic_depth):
+            return out
+        return out * F.dropout(out.new_ones(len(out), 1, 1, 1), self.stochastic_depth)

@@ -55,12 +55,15 @@ def clear(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def write(path: Path, recipe: Recipe, network: nn.Module, optimizers: list, history: list[dict], origin: dict) -> None:
-    """Write all that `restore` needs; the old checkpoint stays whole until the new one is."""
+def write(path: Path, recipe: Recipe, network: nn.Module, others: list, history: list[dict], origin: dict) -> None:
+    """Write all that `restore` needs; the old checkpoint stays whole until the new one is.
+
+    others: what else has a state, the optimizers and perhaps an average of the weights.
+    """
     state = {
         "digest": recipe.digest,
         "network": network.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "optimizers": [other.state_dict() for other in others],
         "history": history,
         "origin": origin,
     }
@@ -72,8 +75,8 @@ def write(path: Path, recipe: Recipe, network: nn.Module, optimizers: list, hist
         temporary.write_text(str(len(history)))
 
 
-def restore(path: Path, recipe: Recipe, network: nn.Module, optimizers: list) -> tuple[list[dict], dict]:
-    """Load a checkpoint into `network` and `optimizers`; returns the rows of history and the origin."""
+def restore(path: Path, recipe: Recipe, network: nn.Module, others: list) -> tuple[list[dict], dict]:
+    """Load a checkpoint into `network` and `others`; returns the rows of history and the origin."""
     try:
         with zipfile.ZipFile(path) as file:  # torch.load does not look at the checksums
             if file.testzip():
@@ -82,8 +85,8 @@ def restore(path: Path, recipe: Recipe, network: nn.Module, optimizers: list) ->
         if state["digest"] != recipe.digest:
             raise KeyError("another recipe")
         network.load_state_dict(state["network"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        for other, saved in zip(others, state["optimizers"], strict=True):
+            other.load_state_dict(saved)
         return state["history"], state["origin"]
     except Exception as error:  # of all kinds, on damaged files
         reason = "not of tensors" if isinstance(error, pickle.UnpicklingError) else one_line(error)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from mnv3lib.errors import InputError, choose, local, one_line
 
@@ -317,11 +318,11 @@ class Beyond:
     trivialaugment (Müller and Hutter 2021) and erasing (Zhong et al. 2020; half of the images) take one image at a
     time; cutmix (Yun et al. 2019) and mixup (Zhang et al. 2018) mix each image of a batch with its neighbour, all by
     the same share. They are torchvision's, at its defaults, and draw from torch's global generator, which `training`
-    seeds anew in each epoch, so that an epoch can be run again.
+    seeds anew in each epoch, so that an epoch can be run again. `share`: of the images, or batches, that get it.
     """
 
-    def __init__(self, name: str, classes: int):
-        self.name, self.transform = name, None
+    def __init__(self, name: str, classes: int, share: float = 1.0):
+        self.name, self.classes, self.share, self.transform = name, classes, share, None
         if name != "none":
             from torchvision.transforms import v2  # slow to import, and most recipes have none of these
 
@@ -343,9 +344,15 @@ class Beyond:
         if self.name == "erasing":
             inputs = self._each(inputs)
         elif self.name in ("cutmix", "mixup"):
-            inputs, labels = self.transform(inputs, labels)
+            if self._chosen():
+                inputs, labels = self.transform(inputs, labels)
+            else:  # the same form of targets in each batch
+                labels = F.one_hot(labels, self.classes).to(inputs.dtype)
         return inputs.contiguous(memory_format=torch.channels_last), labels
 
     def _each(self, images: torch.Tensor) -> torch.Tensor:
         """A transform that would treat a batch all alike, image by image."""
-        return torch.stack([self.transform(image) for image in images])
+        return torch.stack([self.transform(image) if self._chosen() else image for image in images])
+
+    def _chosen(self) -> bool:
+        return self.share == 1 or float(torch.rand(())) < self.share

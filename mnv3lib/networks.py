@@ -231,10 +231,11 @@ class MobileNet(nn.Module):
         self.classifier = nn.Sequential(*head, nn.Dropout(dropout), nn.Linear(channels, architecture.num_classes))
 
         INITIALIZE[architecture.initialization](self)
-        if architecture.zero_init_residual:
-            for module in self.modules():
-                if isinstance(module, InvertedResidual) and module.has_residual:
-                    nn.init.zeros_(module.last_norm.weight)
+        residual = [one for one in self.features if isinstance(one, InvertedResidual) and one.has_residual]
+        for number, block in enumerate(residual, start=1):
+            block.stochastic_depth = architecture.stochastic_depth * number / len(residual)
+            if architecture.zero_init_residual:
+                nn.init.zeros_(block.last_norm.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.classifier(self.avgpool(self.features(x)).flatten(1))

@@ -42,13 +42,20 @@ WHOLE = {
     "penultimate": (0, 100_000),
     "seed": (0, 1_000_000),
     "epochs": (1, 10_000),
+    "average_epochs": (0, 10_000),
     "batch_size": (2, 100_000),
     "step_epochs": (1, 10_000),
     "crop": (0, 16),
 }
 # or a number: above zero and at most this (or at most that alone); every other one is from 0 to 1.
-ABOVE_ZERO = {"width": MAX_WIDTH, "norm_momentum": 1, "learning_rate": 100, "muon_learning_rate": 100}
-MOST = ABOVE_ZERO | {"dropout": 0.99}
+ABOVE_ZERO = {
+    "width": MAX_WIDTH,
+    "norm_momentum": 1,
+    "learning_rate": 100,
+    "muon_learning_rate": 100,
+    "augmentation_share": 1,
+}
+MOST = ABOVE_ZERO | {"dropout": 0.99, "stochastic_depth": 0.99}
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,8 @@ class Architecture:
         deviation 0.09, as the official code).
     zero_init_residual: start each block that has a residual as the identity.
     norm_momentum: batch norm's weight of the newest batch; None: as in torchvision (0.01 for V3, the paper's 0.99).
+    stochastic_depth: how likely it is in training that an image skips the last of the blocks that have a residual;
+        less for those before, in equal steps from zero (Huang et al. 2016).
     """
 
     model: str
@@ -86,6 +95,7 @@ class Architecture:
     initialization: str = "kaiming_normal"
     zero_init_residual: bool = False
     norm_momentum: float | None = None
+    stochastic_depth: float = 0.0
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -105,6 +115,8 @@ class Architecture:
             raise InputError("penultimate: v1 has no such layer; leave it at None")
         if self.se_last and self.model != "v3_small":
             raise InputError(f"se_last: only v3_small has it in the paper's table, not {self.model}")
+        if self.model == "v1" and self.stochastic_depth:
+            raise InputError("stochastic_depth: v1 has no residuals; leave it at 0")
 
 
 @dataclass(frozen=True)
@@ -141,6 +153,9 @@ class Recipe(Architecture):
     padding: what is in it, zero (black) or reflect (the mirrored image).
     flip: none, random or alternating (in every second epoch).
     augmentation: beyond crop and flip: none, trivialaugment, erasing, cutmix or mixup (torchvision's, at its defaults).
+    augmentation_share: how many of the images (trivialaugment, erasing) or batches (cutmix, mixup) get it.
+    average_epochs: the weights at the end of so many last epochs are averaged, and batch norm's statistics taken anew
+        from the training images, for the network that is kept (Izmailov et al. 2018); 0 and 1 keep the last weights.
     image_sizes: pixels a side, the epochs shared out among them evenly; the last size is the one it is measured at.
     """
 
@@ -173,6 +188,8 @@ class Recipe(Architecture):
     padding: str = "zero"
     flip: str = "random"
     augmentation: str = "none"
+    augmentation_share: float = 1.0
+    average_epochs: int = 0
     image_sizes: tuple[int, ...] = (32,)
 
     def __post_init__(self):
@@ -183,6 +200,10 @@ class Recipe(Architecture):
             raise InputError("nesterov: it needs a momentum above 0")
         if self.optimizer == "adamw" and self.momentum == 1:
             raise InputError(f"momentum {self.momentum:g}: adamw needs one below 1")
+        if self.augmentation == "none" and self.augmentation_share != 1:
+            raise InputError(f"augmentation_share {self.augmentation_share:g}: name an augmentation too")
+        if self.average_epochs > self.epochs:
+            raise InputError(f"average_epochs {self.average_epochs}: there are {self.epochs} epochs")
         if not isinstance(self.image_sizes, tuple | list) or not self.image_sizes:
             raise InputError(f"image_sizes {self.image_sizes!r}: give a list of at least one size in pixels")
         object.__setattr__(self, "image_sizes", tuple(self.image_sizes))  # JSON and YAML have lists

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 
 from mnv3lib import checkpoint, cost, data, kernels, optimizers, provenance, store
 from mnv3lib.data import Beyond, Dataset, Split
@@ -156,12 +157,14 @@ def fit_recipe(
     freeze(network, recipe.freeze)
     network.to(device, memory_format=torch.channels_last)
     several = optimizers.make(recipe, network)
+    average = AveragedModel(network) if recipe.average_epochs > 1 else None
+    stateful = several if average is None else [*several, average]
     here = {"commit": provenance.commit(), "environment": provenance.environment(device)}
     if device.type == "cpu":
         here["environment"]["kernels"] = kernels.way()
     history, origin = [], here | {"started": provenance.now(), "resumed": []}
     if state and state.is_file():
-        history, origin = checkpoint.restore(state, recipe, network, several)
+        history, origin = checkpoint.restore(state, recipe, network, stateful)
         origin["resumed"].append({"after_epoch": len(history)} | here)
         log(f"{recipe.run}: goes on after epoch {len(history)} of {recipe.epochs}")
 
@@ -170,13 +173,17 @@ def fit_recipe(
     for epoch in range(len(history), until or recipe.epochs):
         row = train_epoch(recipe, network, several, train_split, epoch, step)
         start = time.perf_counter()
+        if average is not None and epoch >= recipe.epochs - recipe.average_epochs:
+            average.update_parameters(network)
+            if epoch == recipe.epochs - 1:
+                take_average(recipe, network, average, train_split)
         predictions = best_five(network, test_split, recipe.image_sizes[-1])
         _check_finite(recipe, network, predictions, epoch)
         top1 = accuracy(predictions)["top1"]
         row = {**row, "test_top1": top1, "seconds": round(row["seconds"] + time.perf_counter() - start, 3)}
         history.append(row)
         if state:
-            checkpoint.write(state, recipe, network, several, history, origin)
+            checkpoint.write(state, recipe, network, stateful, history, origin)
         log(
             f"{recipe.run}: epoch {epoch + 1}/{recipe.epochs}, loss {row['train_loss']:.3f}, training top-1 "
             f"{row['train_top1']:.2f} %, test top-1 {top1:.2f} %, {row['images_per_second']:.0f} images/s"
@@ -283,10 +290,9 @@ def train_epoch(
     size = recipe.image_size(epoch)
     steps = data.steps(split, recipe.batch_size)
     torch.manual_seed(recipe.seed * 100_003 + epoch)  # of dropout and of augmentation beyond crop and flip
-    beyond = Beyond(recipe.augmentation, recipe.num_classes)
+    beyond = Beyond(recipe.augmentation, recipe.num_classes, recipe.augmentation_share)
     freeze(network.train(), recipe.freeze)
-    moved = dict(crop=recipe.crop, padding=recipe.padding, flip=recipe.flip)
-    batches = data.epoch_batches(split, batch_size=recipe.batch_size, seed=recipe.seed, epoch=epoch, **moved)
+    batches = _batches(recipe, split, epoch)
     loss_sum, hits, images, rate = torch.zeros((), device=device), torch.zeros((), device=device), 0, 0.0
     for number, (pixels, labels) in enumerate(bar(batches, f"epoch {epoch + 1}/{recipe.epochs}", total=steps)):
         factor = recipe.rate((epoch * steps + number + 1) / (recipe.epochs * steps + 1))
@@ -313,6 +319,34 @@ def train_epoch(
         "seconds": seconds,
         "images_per_second": round(images / seconds, 1),
     }
+
+
+def _batches(recipe: Recipe, split: Split, epoch: int):
+    moved = dict(crop=recipe.crop, padding=recipe.padding, flip=recipe.flip)
+    return data.epoch_batches(split, batch_size=recipe.batch_size, seed=recipe.seed, epoch=epoch, **moved)
+
+
+@torch.no_grad()
+def take_average(recipe: Recipe, network: MobileNet, average: AveragedModel, split: Split) -> None:
+    """Give `network` the averaged weights, and its norms the mean statistics of the batches of one more epoch.
+
+    The images are cropped and flipped, but not augmented beyond that. torch's update_bn would have them skip blocks,
+    too, where a recipe has stochastic depth. Norms that `freeze` keeps as they are keep their statistics.
+    """
+    network.load_state_dict(average.module.state_dict())
+    norms = [module for module in network.eval().modules() if isinstance(module, nn.BatchNorm2d)]
+    if recipe.freeze != "nothing" or not norms:
+        return
+    momentum = norms[0].momentum
+    for norm in norms:
+        norm.train().reset_running_stats()
+        norm.momentum = None  # of all batches alike
+    batches = _batches(recipe, split, recipe.epochs)
+    for pixels, _ in bar(batches, "statistics of the average", total=data.steps(split, recipe.batch_size)):
+        inputs = resize(data.normalise(pixels, network.mean, network.std), recipe.image_sizes[-1])
+        network(inputs.contiguous(memory_format=torch.channels_last))
+    for norm in norms:
+        norm.eval().momentum = momentum
 
 
 def _check_finite(recipe: Recipe, network: nn.Module, predictions: dict[str, np.ndarray], epoch: int) -> None:

@@ -18,9 +18,9 @@ def batch():
     return images, torch.arange(8) + 2
 
 
-def augment(name, images, labels, seed=0):
+def augment(name, images, labels, seed=0, share=1.0):
     torch.manual_seed(seed)
-    beyond = Beyond(name, CLASSES)
+    beyond = Beyond(name, CLASSES, share)
     inputs = beyond.pixels(images).permute(0, 3, 1, 2).float()
     return beyond.inputs(inputs, labels)
 
@@ -96,6 +96,33 @@ def test_training_uses_it(name, tiny, few_digits, monkeypatch):
     assert plain.history[0]["train_loss"] != augmented.history[0]["train_loss"]
     mixing = name in ("cutmix", "mixup")
     assert seen == [torch.int64] * 3 + [torch.float32 if mixing else torch.int64] * 3
+
+
+@pytest.mark.parametrize("name", ["cutmix", "mixup"])
+def test_a_share_of_the_batches_is_mixed(name, batch):
+    """The others keep their images; their targets have the same form, for a captured step."""
+    plain = batch[0].permute(0, 3, 1, 2).float()
+    mixed = 0
+    for seed in range(200):
+        inputs, targets = augment(name, *batch, seed=seed, share=0.3)
+        assert targets.shape == (8, CLASSES) and targets.dtype == torch.float32
+        if torch.equal(inputs, plain):
+            assert torch.equal(targets, F.one_hot(batch[1], CLASSES).float())
+        else:
+            mixed += 1
+    assert 30 < mixed < 90
+
+
+@pytest.mark.parametrize("name", ["trivialaugment", "erasing"])
+def test_a_share_of_the_images_is_changed(name, digits):
+    images, labels = digits.train.images[:300], digits.train.labels[:300]
+    plain = images.permute(0, 3, 1, 2).float()
+    changed = {}
+    for share in (1.0, 0.4):
+        inputs, same = augment(name, images, labels, share=share)
+        assert torch.equal(same, labels)
+        changed[share] = (inputs != plain).flatten(1).any(1).float().mean().item()
+    assert changed[0.4] == pytest.approx(0.4 * changed[1.0], abs=0.08)
 
 
 def test_none_draws_nothing():

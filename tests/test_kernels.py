@@ -122,6 +122,7 @@ STEPS = [
     (dict(model="v3_small", nonlinearity="relu", squeeze_excitation="all"), 3, 16, 16),
     (dict(model="v2", nonlinearity="hard_swish", hard_swish="composed", squeeze_excitation="all"), 3, 8, 8),
     (dict(model="v1", nonlinearity="hard_swish"), 3, 8, 8),
+    (dict(model="v3_small", stochastic_depth=0.5), 8, 16, 16),
 ]
 
 
@@ -167,7 +168,7 @@ def test_a_processor_without_avx_512_is_served_too():
 
 
 def test_dropout_and_counts_are_the_plain_ones(way):
-    network = build("v3_small", width=0.25, num_classes=7, dropout=0.2)
+    network = build("v3_small", width=0.25, num_classes=7, dropout=0.2, stochastic_depth=0.5)
     images = torch.randn(4, 3, 16, 16)
     before = copy.deepcopy(network.state_dict())
     plain = step(network, images, plainly)

@@ -390,6 +390,22 @@ def test_zero_init_makes_residual_blocks_the_identity(model):
     assert all(block.last_norm.weight.all() for block in usual)
 
 
+def test_stochastic_depth_is_torchvisions():
+    """Images skip blocks in training, the last block with the probability given, those before with less."""
+    network = build("v3_small", lowered_strides=0, stochastic_depth=0.6).train()
+    residual = [block for block in kinds(network, InvertedResidual) if block.has_residual]
+    assert [block.stochastic_depth for block in residual] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    block, x = residual[-1], torch.randn(64, kinds(residual[-1], nn.Conv2d)[-1].out_channels, 4, 4)
+    torch.manual_seed(0)
+    out = block(x)
+    torch.manual_seed(0)
+    expected = x + torchvision.ops.stochastic_depth(block.layers(x), 0.6, "row")
+    torch.testing.assert_close(out, expected)
+    assert 20 < sum(torch.equal(one, same) for one, same in zip(out, x, strict=True)) < 55
+    block.eval()
+    assert torch.equal(block(x), x + block.layers(x))
+
+
 def test_projection_has_no_activation():
     for block in kinds(sketch("v2"), InvertedResidual) + kinds(sketch("v3_large"), InvertedResidual):
         last = list(block.layers.modules())[-1]
@@ -467,7 +483,7 @@ def test_unknown_arguments_are_named():
     with pytest.raises(ValueError, match="model"):
         build()
     with pytest.raises(ValueError, match="too many"):
-        build(*["v2"] * 14)
+        build(*["v2"] * 15)
 
 
 def test_build_takes_every_field_of_architecture():

@@ -26,6 +26,7 @@ OTHER = {
     "initialization": "torch",
     "zero_init_residual": True,
     "norm_momentum": 0.05,
+    "stochastic_depth": 0.1,
     "recipe": "original",
     "variant": "wide",
     "dataset": "digits",
@@ -53,6 +54,8 @@ OTHER = {
     "padding": "reflect",
     "flip": "alternating",
     "augmentation": "cutmix",
+    "augmentation_share": 0.5,
+    "average_epochs": 5,
     "image_sizes": (24, 32),
 }
 WITH_IT = {
@@ -60,6 +63,7 @@ WITH_IT = {
     "dataset": {"num_classes": 10},
     "data_digest": {"dataset": "flowers"},
     "freeze": {"start": "mobilenet_v2_0.5@0123456789ab"},
+    "augmentation_share": {"augmentation": "mixup"},
 }
 FIELDS = [field.name for field in dataclasses.fields(Recipe)]
 
@@ -115,6 +119,11 @@ WRONG = [
     (dict(start="a/b"), "start 'a/b'"),
     (dict(freeze="all"), "freeze 'all'.*nothing, norms, features"),
     (dict(freeze="norms"), "freeze norms.*start"),
+    (dict(augmentation_share=0.5), "augmentation_share 0.5: name an augmentation too"),
+    (dict(augmentation_share=0.0, augmentation="mixup"), "augmentation_share 0"),
+    (dict(average_epochs=21), "average_epochs 21: there are 20 epochs"),
+    (dict(stochastic_depth=1.0), "stochastic_depth 1"),
+    (dict(stochastic_depth=0.1, model="v1"), "stochastic_depth: v1 has no residuals"),
     (dict(split="test"), "split 'test'.*full, holdout"),
     (dict(seed=-1), "seed -1"),
     (dict(seed=0.5), "seed 0.5"),

@@ -1,5 +1,6 @@
 """Training: it learns, it repeats itself bit for bit, and it survives being killed at any moment."""
 
+import copy
 import dataclasses
 import os
 import random
@@ -16,6 +17,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 
 from mnv3lib import InputError, build, cost, data, inference, kernels, optimizers, store, training
 from mnv3lib import checkpoint as checkpoints
@@ -199,6 +201,7 @@ def stop_after(epoch):
         dict(optimizer="adamw", learning_rate=0.003, dropout=0.2, augmentation="cutmix"),
         dict(augmentation="mixup"),
         dict(augmentation="trivialaugment"),
+        dict(model="v3_small", stochastic_depth=0.3, average_epochs=2),
     ],
     ids=lambda changes: "-".join(map(str, changes.values())),
 )
@@ -494,7 +497,15 @@ def fake_cuda(monkeypatch):
     return shapes
 
 
-@pytest.mark.parametrize("changes", [{"image_sizes": (12, 16)}, {"augmentation": "mixup"}, {"optimizer": "muon"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image_sizes": (12, 16)},
+        {"augmentation": "mixup"},
+        {"augmentation": "cutmix", "augmentation_share": 0.5},
+        {"optimizer": "muon"},
+    ],
+)
 def test_captured_steps_train_as_others_do(tiny, few_digits, monkeypatch, fake_cuda, changes):
     """Capturing runs the network a few times, and replays share their memory: neither may show afterwards."""
     made = tiny(epochs=2, dropout=0.2, **changes)
@@ -505,6 +516,44 @@ def test_captured_steps_train_as_others_do(tiny, few_digits, monkeypatch, fake_c
     assert fake_cuda == [(made.batch_size, 3, size, size) for size in made.image_sizes]
     assert equal(plain.network, captured.network)
     assert [row["train_loss"] for row in plain.history] == [row["train_loss"] for row in captured.history]
+
+
+def test_the_last_epochs_are_averaged(tiny, few_digits, monkeypatch):
+    """The mean of the weights at the last epochs' ends, and norms with the mean statistics of one more pass."""
+    ends, best_five = [], training.best_five
+    monkeypatch.setattr(
+        training, "best_five", lambda network, *rest: ends.append(copy.deepcopy(network)) or best_five(network, *rest)
+    )
+    made = tiny(model="v3_small", stochastic_depth=0.5, epochs=4, crop=2, batch_size=16)
+    plain = fit(made, few_digits)
+    parameters = [dict(network.named_parameters()) for network in ends[1:4]]
+    averaged = fit(dataclasses.replace(made, average_epochs=3), few_digits)
+    for name, value in averaged.network.named_parameters():
+        torch.testing.assert_close(value, sum(one[name] for one in parameters) / 3)
+
+    convolution, norm, _ = averaged.network.features[0]
+    moved = dict(crop=2, padding=made.padding, flip=made.flip)
+    batches = data.epoch_batches(few_digits.train, batch_size=16, seed=0, epoch=4, **moved)
+    with torch.no_grad():
+        inputs = [data.normalise(pixels, few_digits.mean, few_digits.std) for pixels, _ in batches]
+        maps = [convolution(inference.resize(one, 16)) for one in inputs]
+    torch.testing.assert_close(norm.running_mean, torch.stack([one.mean((0, 2, 3)) for one in maps]).mean(0))
+    torch.testing.assert_close(norm.running_var, torch.stack([one.var((0, 2, 3)) for one in maps]).mean(0))
+    again = copy.deepcopy(averaged.network)
+    training.take_average(made, again, AveragedModel(again), few_digits.train)
+    assert equal(again, averaged.network), "no image skips a block while the statistics are taken"
+    assert norm.momentum == made.norm_momentum
+
+    assert list(map(untimed, averaged.history[:3])) == list(map(untimed, plain.history[:3]))
+    assert averaged.history[3]["test_top1"] == inference.accuracy(averaged.predictions)["top1"]
+
+
+def test_frozen_norms_keep_their_statistics_when_weights_are_averaged(tiny, few_digits):
+    start = fit(tiny(epochs=1), few_digits).network
+    made = tiny(epochs=2, average_epochs=2, start="mobilenet_v1_0.25@0123456789ab", freeze="norms")
+    result = fit(made, few_digits, start=start)
+    kept = {name: value for name, value in start.named_buffers() if "running" in name}
+    assert all(torch.equal(kept[name], value) for name, value in result.network.named_buffers() if name in kept)
 
 
 def test_holdout_measures_on_a_part_of_the_training_set(tiny, few_digits):

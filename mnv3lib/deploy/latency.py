@@ -113,7 +113,12 @@ def subjects(
 def _shape(architecture: Architecture) -> Architecture:
     """The architecture without what makes no difference once it is trained."""
     return dataclasses.replace(
-        architecture, dropout=0.0, initialization="torch", zero_init_residual=False, norm_momentum=None
+        architecture,
+        dropout=0.0,
+        stochastic_depth=0.0,
+        initialization="torch",
+        zero_init_residual=False,
+        norm_momentum=None,
     )
 
 

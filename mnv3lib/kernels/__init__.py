@@ -85,7 +85,9 @@ def _run(module: nn.Module, x: torch.Tensor | _Summed | _Pending) -> torch.Tenso
     if isinstance(module, InvertedResidual):
         x = _finished(x)
         out = _run(module.layers, x)
-        return _finished(out, x) if module.has_residual else out
+        if not module.has_residual:
+            return out
+        return x + module.drop(_finished(out)) if module.stochastic_depth else _finished(out, x)
     if isinstance(module, nn.Sequential):
         for layer in module:
             x = _run(layer, x)

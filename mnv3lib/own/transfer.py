@@ -15,7 +15,8 @@ from mnv3lib.recipe import Architecture, Recipe
 
 FEW, SMALL = 10, 32  # an epoch of fewer batches gets batches of so many images
 # What a network takes from the one it starts from, where nothing else is said: all of its shape but the classes.
-TAKEN = [field.name for field in dataclasses.fields(Architecture) if field.name not in ("num_classes", "dropout")]
+OWN = "num_classes", "dropout", "stochastic_depth"
+TAKEN = [field.name for field in dataclasses.fields(Architecture) if field.name not in OWN]
 FIXED = "model", "width", "squeeze_excitation", "se_last", "penultimate"  # of these, what its weights are made for
 
 
