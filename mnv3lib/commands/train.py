@@ -37,8 +37,9 @@ def add(command) -> None:
 
 def run(options: argparse.Namespace) -> None:
     fields = given(options)
-    own_name = fields.pop("dataset") if options.data and fields.get("dataset") not in (None, *recipe.DATASETS) else None
-    recipe.make(**fields, start="given" if options.start_from else "")  # what is wrong is told at once
+    name = fields.pop("dataset", None)
+    checked = {} if name is None or options.data else {"dataset": name}  # with a folder it may be any
+    recipe.make(**fields, **checked, start="given" if options.start_from else "")  # what is wrong is told at once
     from mnv3lib import data, store, training
     from mnv3lib.own import transfer
     from mnv3lib.study import dead_channels
@@ -48,8 +49,7 @@ def run(options: argparse.Namespace) -> None:
     if options.start_from and "image_sizes" not in fields:
         size = transfer.find(options.start_from, options.models)[0].size
     own = dict(test_share=options.test_share, strict=options.strict, log=note)
-    name = own_name or fields.pop("dataset", None) or data.name_of(options.data)
-    dataset = data.load(name, options.data, size, **own)
+    dataset = data.load(name or data.name_of(options.data), options.data, size, **own)
     made, source = transfer.plan(dataset, options.start_from, options.models, **fields)
     models = options.models or store.folder_for(made)
     record = training.train(
