@@ -88,7 +88,7 @@ def load(name: str = "cifar100", folder: str | os.PathLike | None = None, size: 
     if name == "digits":
         return _digits()
     if folder and not local(folder).is_dir():  # a slip of the pen, most likely
-        raise InputError(f"there is no folder {local(folder)}: make it, or name the one that holds {FOLDER}")
+        raise InputError(f"there is no folder {local(folder)}: name one of images, a folder a class, or {FOLDER}'s")
     return _cifar100(cifar100_folder(folder))
 
 

@@ -171,10 +171,14 @@ def as_pixels(image: Image.Image, size: int = 32) -> torch.Tensor:
     return torch.from_numpy(np.array(square))
 
 
-def guess(network: MobileNet, pixels: torch.Tensor, top: int = 5) -> list[list[tuple[str, float]]]:
-    """For each image of uint8 [n, size, size, 3] the `top` likeliest (class, probability), best first."""
+def guess(network: MobileNet, pixels: torch.Tensor, top: int | None = None) -> list[list[tuple[str, float]]]:
+    """For each image of uint8 [n, size, size, 3] the `top` likeliest (class, probability), best first.
+
+    By default they are five, or all where there are fewer classes.
+    """
     if not network.classes:
         raise InputError("the network has no names of classes: load a trained one with mnv3lib.load")
+    top = min(5, len(network.classes)) if top is None else top
     if not 1 <= top <= len(network.classes):
         raise InputError(f"top {top}: choose from 1 to {len(network.classes)}, the number of classes")
     training = network.training
@@ -184,11 +188,12 @@ def guess(network: MobileNet, pixels: torch.Tensor, top: int = 5) -> list[list[t
     return [list(zip(*row, strict=True)) for row in zip(named, probabilities.tolist(), strict=True)]
 
 
-def predict(network: MobileNet, images, top: int = 5, size: int | None = None) -> "pandas.DataFrame":
+def predict(network: MobileNet, images, top: int | None = None, size: int | None = None) -> "pandas.DataFrame":
     """What a trained network sees in one picture or several, each in any of the forms that `picture` takes.
 
     Returns a row a guess, best first: image (the name of its file, or its number where it has none), rank (from 1),
-    class, probability in [0, 1]. `size` is the input in pixels a side, else what the network was trained for.
+    class, probability in [0, 1]. `top` is how many: five, or all where there are fewer classes. `size` is the input in
+    pixels a side, else what the network was trained for.
     Raises InputError on what cannot be read; `label` goes on with the others.
     """
     size = size or network.size

@@ -84,7 +84,8 @@ def of_one_set(sets: dict[str, str], usual: str) -> list[str]:
     chosen = [run for run, name in sets.items() if name == usual] or list(sets)
     several = sorted({sets[run] for run in chosen})
     if len(several) > 1:
-        raise InputError(f"there are runs on {', '.join(several)}, which do not go together: name the runs")
+        listed = "; ".join(f"{name}: {', '.join(run for run in chosen if sets[run] == name)}" for name in several)
+        raise InputError(f"runs on several data sets do not go together, name those on one of them: {listed}")
     return chosen
 
 

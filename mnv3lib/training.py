@@ -84,7 +84,7 @@ def made_already(recipe: Recipe, models: Path, weights: bool = True) -> dict | N
         raise InputError(f"{models} is no folder: name another for the runs")
     if recipe.run not in store.runs(models):
         return None
-    target = store.run_folder(recipe.run, models)
+    target, anew = store.run_folder(recipe.run, models), "move it away, train with --overwrite or"
     record = store.load_record(recipe.run, models)
     differing = recipe.differences(record["recipe"])
     if differing:
@@ -92,9 +92,9 @@ def made_already(recipe: Recipe, models: Path, weights: bool = True) -> dict | N
             what = "was trained on other images, or these have changed"
         else:
             what = f"has another recipe ({', '.join(differing)} differ)"
-        raise InputError(f"{target} {what}: overwrite it, give the new one a variant, or move the old one away")
+        raise InputError(f"{target} {what}: {anew} give the new one a variant")
     if weights and not store.has(recipe.run, store.WEIGHTS, models):
-        raise InputError(f"{target} was kept without weights: overwrite it, move it away or ask for no weights")
+        raise InputError(f"{target} was kept without weights: {anew} with --no-weights")
     return record
 
 

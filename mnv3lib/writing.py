@@ -20,6 +20,20 @@ OLD, NEW, LOCK = ".mnv3-old-", ".mnv3-new-", ".mnv3-lock-"
 STALE = 24 * 3600  # seconds after which a temporary file is nobody's any more
 
 
+def check_suffix(path: Path, *suffixes: str) -> None:
+    """Raise InputError unless `path` ends in one of them, so that nothing of another kind is written over."""
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"{path} does not end in {' or '.join(suffixes)}: name a file that does")
+
+
+def check_is_text(path: Path) -> None:
+    """Raise InputError if `path` is a file, and no text, which text should not be written over."""
+    if path.is_file():  # reading from a pipe would take what others wait for
+        with path.open("rb") as file:
+            if b"\0" in file.read(4096):
+                raise InputError(f"{path} is there, and no text: name another file")
+
+
 @contextmanager
 def replacing(path: Path):
     """Give a temporary path beside `path` to write to, and move it there when all went well.

@@ -199,7 +199,7 @@ def new(tmp_path):
 
 def test_nothing_is_made_for_a_folder_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "_download", None)
-    with pytest.raises(InputError, match=r"there is no folder .*mistyped/twice: make it, or name the one that holds"):
+    with pytest.raises(InputError, match=r"there is no folder .*mistyped/twice: name one of images"):
         data.load("cifar100", tmp_path / "mistyped" / "twice")
     assert list(tmp_path.iterdir()) == []
 

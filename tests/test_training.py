@@ -145,7 +145,7 @@ def test_a_file_in_the_place_of_the_folder_is_refused_before_training(recipe, di
 def test_a_run_on_other_images_is_refused_as_such(record, recipe, digits, folders, monkeypatch):
     of_others = record | {"recipe": record["recipe"] | {"data_digest": "0" * 12}}
     monkeypatch.setattr(store, "load_record", lambda *given: of_others)
-    with pytest.raises(InputError, match="was trained on other images, or these have changed: overwrite it"):
+    with pytest.raises(InputError, match="was trained on other images, or these have changed: move it away"):
         training.train(recipe, dataset=digits, **folders)
 
 
@@ -591,7 +591,7 @@ def test_without_weights_record_and_history_are_kept(tiny, few_digits, tmp_path)
     names = sorted(path.name for path in (tmp_path / "models" / record["run"]).iterdir())
     assert names == [store.HISTORY, store.RECORD]
     assert training.train(tiny(), dataset=few_digits, weights=False, log=silent, **folders) == record
-    with pytest.raises(InputError, match=rf"{record['run']} was kept without weights: overwrite it"):
+    with pytest.raises(InputError, match=rf"{record['run']} was kept without weights: move it away"):
         training.train(tiny(), dataset=few_digits, log=silent, **folders)
     again = training.train(tiny(epochs=2), dataset=few_digits, overwrite=True, log=silent, **folders)
     assert again["recipe"]["epochs"] == 2

@@ -36,6 +36,8 @@ def run(options: argparse.Namespace) -> None:
     from mnv3lib.study import corruptions, evaluation
 
     use_threads(options)
+    if options.html:
+        writing.check_suffix(options.html, ".html", ".htm")
     if options.corruptions:
         corruptions.record(
             options.runs, options.corruptions, models=options.models, data_folder=options.data, log=print

@@ -5,9 +5,8 @@ padding differs), the classes in alphabetical order.
 """
 
 import argparse
-from pathlib import Path
 
-from mnv3lib import recipe
+from mnv3lib import provenance, recipe
 from mnv3lib.commands.options import add_shared, given, model, note, path
 from mnv3lib.recipe import Architecture
 
@@ -15,7 +14,8 @@ from mnv3lib.recipe import Architecture
 def add(command) -> None:
     command.add_argument("file", type=path, metavar="FILE", help="a checkpoint that torch.save wrote, or safetensors")
     command.add_argument("--run", required=True, metavar="NAME", help="what to call it")
-    command.add_argument("--models", type=path, default=Path("build/imported"), help="the folder that it goes to")
+    imported = provenance.place("trained_models").parent / "build" / "imported"
+    command.add_argument("--models", type=path, default=imported, help="the folder that it goes to")
     add_shared(command, "data")
     command.add_argument("--dataset", default="cifar100", choices=recipe.DATASETS, help="that it was trained on")
     command.add_argument("--model", type=model, required=True, help=f"one of {', '.join(recipe.MODELS)}")

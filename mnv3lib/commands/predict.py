@@ -21,7 +21,7 @@ def add(command) -> None:
         "--recursive", action=argparse.BooleanOptionalAction, default=True, help="images in subfolders of a folder too"
     )
     add_shared(command, "models", "threads")
-    command.add_argument("--top", type=positive, default=5, help="guesses an image")
+    command.add_argument("--top", type=positive, help="guesses an image (else 5, or all where there are fewer classes)")
     add_shared(command, "format")
     command.add_argument(
         "--out", type=path, metavar="FILE", help="where to write it (else, or with -, to the terminal)"
@@ -33,6 +33,9 @@ def run(options: argparse.Namespace) -> int:
     from mnv3lib.study import labelling
 
     use_threads(options)
+    to_file = options.out and str(options.out) != "-"
+    if to_file:
+        writing.check_is_text(options.out)
     failures = []
 
     def failed(line: str) -> None:
@@ -53,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
             report=failed,
         )
     text = labelling.as_text(rows, options.format)
-    if options.out and str(options.out) != "-":
+    if to_file:
         with writing.replacing(options.out) as temporary:
             temporary.write_text(text, encoding="utf-8")
     elif rows:

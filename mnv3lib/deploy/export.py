@@ -32,6 +32,8 @@ def export(
     the test set).
     """
     choose("format", file_format, FORMATS)
+    if file_format.startswith("onnx"):
+        writing.check_suffix(path, ".onnx")
     if preprocessing and file_format != "onnx":
         raise InputError("--with-preprocessing is of --format onnx: other files take images that are scaled already")
     network = store.load(run, models)
@@ -59,6 +61,7 @@ def export_page(
     runs: Sequence[str], path: Path, *, models: Path | None = None, data_folder: Path | None = None
 ) -> dict:
     """Write one HTML page with the runs of these names to `path`; returns gap and images, as `export` does."""
+    writing.check_suffix(path, ".html", ".htm")
     networks = {run: store.load(run, models) for run in runs}
     accuracies = {run: store.load_record(run, models)["result"]["top1"] for run in runs}
     images = {run: _real(run, models, data_folder)[0] for run in runs}

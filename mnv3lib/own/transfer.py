@@ -55,7 +55,8 @@ def plan(
         shape = {name: getattr(source.architecture, name) for name in TAKEN}
         for name in FIXED:
             if changes.get(name, shape[name]) != shape[name]:
-                raise InputError(f"{name} {changes[name]}: the network to start from has {shape[name]}: leave it out")
+                has = f"the network to start from has {shape[name]}: give that, or none"
+                raise InputError(f"{name} {changes[name]}: {has}")
         fields |= shape | {"image_sizes": [source.size]}
     if dataset.digest:
         size = dataset.train.images.shape[1]

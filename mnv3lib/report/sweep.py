@@ -87,6 +87,8 @@ def _named(made: Recipe, fields: list[str]) -> Recipe:
 
 def read(path: Path) -> list[Recipe]:
     """The recipes of a YAML file with a list of grids under `runs`, and in `common` what all of them share."""
+    if not Path(path).is_file():
+        raise InputError(f"there is no file {path}")
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         common, grids = content.pop("common", {}), content.pop("runs")

@@ -78,15 +78,15 @@ def label(
     runs: Iterable[str] = (),
     *,
     models: Path | None = None,
-    top: int = 5,
+    top: int | None = None,
     recursive: bool = True,
     report: Callable[[str], None] = lambda line: None,
 ) -> list[Row]:
     """What every run, or all on CIFAR-100 that kept their weights, sees in every image: a row a guess, best first.
 
-    `paths` are files and folders, `recursive` as in `find_images`. A file that cannot be read is told to `report` in a
-    line that names it, and the others go on. An image goes by its file's name, or by its path where two have the same
-    name.
+    `paths` are files and folders, `top` and `recursive` as in `guess` and `find_images`. A file that cannot be read
+    is told to `report` in a line that names it, and the others go on. An image goes by its file's name, or by its
+    path where two have the same name.
     """
     files = find_images(paths, recursive)
     models = models or store.models_folder()

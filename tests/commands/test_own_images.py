@@ -100,7 +100,7 @@ def test_a_network_to_start_from_has_its_shape(place, capsys):
     said(capsys, "train", "--data", "shapes", *QUICK)
     begun = ["train", "--data", "shapes", "--epochs", "1", "--variant", "begun", "--from"]
     for start, more, line in (
-        (FIRST, ["--width", "0.5"], "width 0.5: the network to start from has 0.25: leave it out"),
+        (FIRST, ["--width", "0.5"], "width 0.5: the network to start from has 0.25: give that, or none"),
         (FIRST, ["--model", "v2"], "model v2: the network to start from has v3_small"),
         ("none/weights.safetensors", [], "there is no file none/weights.safetensors"),
         ("shapes/circle/000.png", [], "shapes/circle/000.png is no file of weights that mnv3lib wrote"),
@@ -121,9 +121,43 @@ def test_images_have_the_name_that_they_are_given(place, capsys):
     assert "there is no folder nowhere" in capsys.readouterr().err
 
 
-def test_notebook_03_leaves_out_what_is_of_cifar100(place, capsys):
-    said(capsys, "train", "--data", "shapes", *QUICK)
-    given = {"models_folder": place / "models", "runs": [FIRST], "figures_folder": place / "figures"}
+@pytest.fixture(scope="module")
+def three(place):
+    """The name of a run on three classes: fewer than the five that are shown of more."""
+    for shape in photographs.SHAPES[:3]:
+        shutil.copytree(place / "shapes" / shape, place / "three" / shape)
+    assert main(["train", "--data", "three", *map(str, QUICK)]) == 0
+    return FIRST.replace("shapes", "three")
+
+
+def test_of_three_classes_three_are_guessed(place, three, capsys):
+    file = place / "three" / photographs.SHAPES[0] / "000.png"
+    out, _ = said(capsys, "predict", file, "--run", three, "--format", "csv")
+    assert len(out.splitlines()) == 1 + 3
+    assert mnv3lib.predict(mnv3lib.load(three), file)["rank"].tolist() == [1, 2, 3]
+    assert len(mnv3lib.predict(mnv3lib.load(three), file, top=2)) == 2
+    assert main(["predict", str(file), "--run", three, "--top", "5"]) == 1
+    assert "top 5: choose from 1 to 3, the number of classes" in capsys.readouterr().err
+
+
+def test_files_of_another_kind_are_not_written_over(place, three, capsys):
+    """Of a picture, a checkpoint or the like, not even where a slip of the pen names it."""
+    file = place / "three" / photographs.SHAPES[0] / "000.png"
+    before = file.read_bytes()
+    for options, line in (
+        (["export", three, "--out", file], "000.png does not end in .onnx: name a file that does"),
+        (["export", three, "--format", "onnx-int8", "--out", file], "does not end in .onnx"),
+        (["export", three, "--format", "html", "--out", file], "does not end in .html or .htm"),
+        (["evaluate", three, "--html", file], "does not end in .html or .htm"),
+        (["predict", file, "--run", three, "--out", file], "000.png is there, and no text: name another file"),
+    ):
+        assert main([str(one) for one in options]) == 1
+        assert line in capsys.readouterr().err
+        assert file.read_bytes() == before
+
+
+def test_notebook_03_leaves_out_what_is_of_cifar100(place, three):
+    given = {"models_folder": place / "models", "runs": [three], "figures_folder": place / "figures"}
     running.run_notebook(NOTEBOOKS / "03_evaluate.ipynb", place / "03.ipynb", {k: str(v) for k, v in given.items()})
     cells = nbformat.read(place / "03.ipynb", as_version=4).cells
     shown = " ".join(str(cell["outputs"]) for cell in cells if cell.cell_type == "code")
