@@ -39,7 +39,8 @@ def numbers(
         ),
         "speed": speed.to_dict("records"),
         "front": front(speed).to_dict("records"),
-        "equal": equal(speed, spread.reach(1, 1)),
+        "equal": equal(speed, spread.reach(1, 1)).to_dict("records"),
+        "beaten": beaten(speed).to_dict("records"),
         **runtimes(measured),
         "int8_loss": int8_losses(recorded, results / "int8", models),
     }
@@ -62,13 +63,14 @@ def with_latency(recorded: pd.DataFrame, folder: Path) -> pd.DataFrame:
 
 
 def of_networks(recorded: pd.DataFrame) -> pd.DataFrame:
-    """A row a network of the usual recipe: model, width, macs, parameters, top1 (mean of its seeds), seeds, low and
-    high (the widest of its runs' intervals), original (the earlier report's top-1), gain over it, and clear (whether
-    all intervals lie above it)."""
+    """A row a network of the usual recipe: model, width, macs, parameters, top1 (mean of its seeds), seeds, deviation
+    (between them), low and high (the widest of its runs' intervals), original (the earlier report's top-1), gain over
+    it, and clear (whether all intervals lie above it)."""
     usual = recorded[recorded["usual"]]
     named = {"macs": ("macs", "first"), "parameters": ("parameters", "first"), "top1": ("top1", "mean")}
     named |= {
         "seeds": ("top1", "size"),
+        "deviation": ("top1", "std"),
         "low": ("low", "min"),
         "high": ("high", "max"),
         "original": ("original", "first"),
@@ -89,21 +91,32 @@ def front(speed: pd.DataFrame) -> pd.DataFrame:
     return comparisons.front(speed[speed["runtime"] == "onnxruntime"]).join(torch_ms, on=["model", "width"])
 
 
-def equal(speed: pd.DataFrame, uncertain: float) -> dict[str, dict]:
-    """By runtime, the V3 with fewest MACs whose accuracy V2 and V1 have between two widths: model, width, top1,
-    median_ms and p90_ms, and v2 and v1, how many times as long these take at that accuracy; v2_low, v2_high, v1_low and
-    v1_high are the same at `uncertain` points less and more."""
-    found = {}
-    for runtime, rows in speed.groupby("runtime"):
-        pairs = comparisons.at_equal(rows, "top1", uncertain).pivot_table(["ratio", "low", "high"], "at", "model")
-        pairs = pairs.reindex(columns=pd.MultiIndex.from_product([["ratio", "low", "high"], ["v1", "v2"]])).dropna()
-        reached = rows[rows["top1"].isin(pairs.index)].sort_values("macs")
-        if len(reached):
-            row = reached.iloc[0].to_dict()
-            times = pairs.loc[row["top1"]].items()
-            named = {model if part == "ratio" else f"{model}_{part}": value for (part, model), value in times}
-            found[runtime] = row | named
-    return found
+def equal(speed: pd.DataFrame, uncertain: float) -> pd.DataFrame:
+    """V2 and V1 at the accuracy of each V3 that they have between two widths: a row a runtime, V3 and version, in order
+    of MACs. Columns: those of `speed`, which are the V3's, than (v2 or v1), ratio (how many times as long it takes),
+    low and high (the same at `uncertain` points less and more)."""
+    found = [
+        comparisons.at_equal(rows, "top1", uncertain)
+        .rename(columns={"at": "top1", "model": "than"})[["top1", "than", "ratio", "low", "high"]]
+        .merge(rows.drop(columns=["low", "high"], errors="ignore"), on="top1")
+        for _, rows in speed.groupby("runtime")
+    ]
+    if not found:
+        return pd.DataFrame(columns=["runtime", "model", "than", "ratio", "low", "high"])
+    return pd.concat(found).sort_values(["runtime", "macs", "than"], ascending=[True, True, False], ignore_index=True)
+
+
+def beaten(speed: pd.DataFrame) -> pd.DataFrame:
+    """Each V3 beside a network of V2 or V1 that is both faster and more accurate with the same runtime: runtime, model,
+    width, older, older_width, points (of top-1 more), ratio (of its time to the V3's)."""
+    newer = speed["model"].str.startswith("v3")
+    pairs = speed[newer].merge(speed[~newer], on="runtime", suffixes=("", "_older"))
+    pairs = pairs.assign(
+        points=pairs["top1_older"] - pairs["top1"], ratio=pairs["median_ms_older"] / pairs["median_ms"]
+    )
+    pairs = pairs[(pairs["points"] > 0) & (pairs["ratio"] < 1)]
+    named = {"model_older": "older", "width_older": "older_width"}
+    return pairs.rename(columns=named)[["runtime", "model", "width", "older", "older_width", "points", "ratio"]]
 
 
 def runtimes(measured: pd.DataFrame) -> dict:

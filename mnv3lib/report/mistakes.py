@@ -17,12 +17,14 @@ GRID = "display: grid; grid-template-columns: repeat(auto-fill, minmax(9em, 1fr)
 def page(evaluations: list[Evaluation]) -> str:
     """A page of HTML that needs nothing else: the mistakes of each run that was measured on a person's own images."""
     body = "".join(
-        f"<h1>{escape(one.run)}</h1>\n<p>Top-1 {one.top1:.2f} % on {len(one.labels):,} images. The wrong guesses that "
-        f"it was surest of:</p>\n{thumbnails(one)}\n"
+        f"<h1>{escape(one.run)}</h1>\n<p>Top-1 {one.top1:.2f} % on {len(one.labels):,} images. "
+        + ("The wrong guesses that it was surest of:" if one.top1 < 100 else "")
+        + f"</p>\n{thumbnails(one)}\n"
         for one in evaluations
         if one.files
     )
-    head = f'<meta charset="utf-8"><title>Mistakes</title><style>{STYLE}</style>'
+    viewport = '<meta name="viewport" content="width=device-width">'
+    head = f'<meta charset="utf-8">{viewport}<title>Mistakes</title><style>{STYLE}</style>'
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}</body></html>\n'
 
 

@@ -20,7 +20,7 @@ TEMPLATES.filters |= {
     "markdown": tables.markdown,
     "html": lambda shown, kind: tables.html(shown, kind).data,
     "ms": timing.milliseconds,
-    "code": lambda page: tables.code(str(page)),
+    "inline": lambda page: tables.inline(str(page)),
 }
 
 

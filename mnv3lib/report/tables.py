@@ -66,14 +66,17 @@ def _as_text(value, how: str | Callable | None, precision: int, missing: str) ->
 def html(shown: pd.DataFrame, kind: str = "mnv3-rows") -> HTML:
     """What `text` returned for a notebook; as a string it is `.data`. Text is escaped, `code` comes out as code.
 
-    kind: a class of the pages' style sheet: mnv3-rows for many columns, mnv3-text for sentences, or none.
+    kind: a class of the pages' style sheet: mnv3-rows for many columns, mnv3-text for sentences, or none. Ranges of
+    numbers stay on one line.
     """
-    return HTML(code(shown.to_html(index=False, border=0, classes=kind)))
+    page = inline(shown.to_html(index=False, border=0, classes=kind))
+    return HTML(re.sub(r"<td>([-+]?[\d.,]+–[-+]?[\d.,]+)</td>", r'<td class="range">\1</td>', page))
 
 
-def code(page: str) -> str:
-    """HTML with `code` between backticks, as Markdown has it, made code."""
-    return re.sub("`([^`<]+)`", r"<code>\1</code>", page)
+def inline(page: str) -> str:
+    """HTML in which what Markdown has between backticks and between asterisks is made code and emphasis."""
+    page = re.sub("`([^`<]+)`", r"<code>\1</code>", page)
+    return re.sub(r"(?<![*\w])\*([a-z][^*<]*)\*(?![*\w])", r"<em>\1</em>", page)
 
 
 def markdown(shown: pd.DataFrame) -> str:
@@ -136,7 +139,7 @@ def verdict(verdict: Verdict, parts: pd.Series) -> str:
     """The verdict on a claim; where it is open, also how many of its differences speak clearly."""
     clear = parts[parts.isin([Verdict.HOLDS, Verdict.FAILS])].value_counts(sort=False)
     told = [f"{count} of {len(parts)} clearly {PARTS[part]}{'s' * (count == 1)}" for part, count in clear.items()]
-    return f"{verdict}: {', '.join(told)}" if verdict == Verdict.UNDECIDED and told else str(verdict)
+    return f"{verdict}; taken alone, {', '.join(told)}" if verdict == Verdict.UNDECIDED and told else str(verdict)
 
 
 def _evidence(row) -> str:

@@ -123,17 +123,22 @@ def test_times_at_equal_accuracy_come_with_what_seeds_can_make_of_them():
     rows += [("v2", 0.35, 71.0, 2.0, 50.0), ("v2", 0.5, 73.0, 2.0, 90.0), ("v3_large", 1.0, 76.0, 8.0, 200.0)]
     speed = pd.DataFrame(rows, columns=["model", "width", "top1", "median_ms", "macs"])
     speed = speed.assign(device="cpu", batch=1, runtime="onnxruntime", p90_ms=0.0)
-    found = findings.equal(speed, 1.0)["onnxruntime"]
-    assert (found["model"], found["top1"]) == ("v3_small", 72.0)
-    assert (found["v2"], found["v1"]) == pytest.approx((2.0, 2.0))
-    assert (found["v1_low"], found["v1_high"]) == pytest.approx((2**0.5, 2**1.5))
+    found = findings.equal(speed, 1.0).set_index("than")
+    assert set(found["model"]) == {"v3_small"} and set(found["top1"]) == {72.0}
+    assert (found.loc["v2", "ratio"], found.loc["v1", "ratio"]) == pytest.approx((2.0, 2.0))
+    assert (found.loc["v1", "low"], found.loc["v1", "high"]) == pytest.approx((2**0.5, 2**1.5))
+    wide = speed.assign(top1=speed["top1"].replace(76.0, 73.5))  # then V1 0.5 is ahead of V3 Large in both
+    (row,) = findings.beaten(wide).to_dict("records")
+    assert (row["model"], row["older"], row["older_width"], row["points"]) == ("v3_large", "v1", 0.5, 0.5)
+    assert row["ratio"] == 0.5 and findings.beaten(speed).empty
+    assert findings.equal(wide, 1.0).set_index(["model", "than"]).loc[("v3_large", "v1"), "ratio"] < 1
     assert findings.front(speed)["model"].tolist() == ["v3_small", "v2", "v1", "v3_large"]
 
 
 def test_an_open_claim_says_how_many_of_its_comparisons_are_clear():
     hold, fail, open_ = Verdict.HOLDS, Verdict.FAILS, Verdict.UNDECIDED
-    assert tables.verdict(open_, pd.Series([fail, open_, fail])) == "not decided: 2 of 3 clearly disagree"
-    assert tables.verdict(open_, pd.Series([hold, open_])) == "not decided: 1 of 2 clearly agrees"
+    assert tables.verdict(open_, pd.Series([fail, open_, fail])) == "not decided; taken alone, 2 of 3 clearly disagree"
+    assert tables.verdict(open_, pd.Series([hold, open_])) == "not decided; taken alone, 1 of 2 clearly agrees"
     assert (
         tables.verdict(open_, pd.Series([open_])) == "not decided" and tables.verdict(fail, pd.Series([fail])) == fail
     )

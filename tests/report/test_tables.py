@@ -35,6 +35,9 @@ def test_values_become_text_under_headings(table):
 def test_html_is_escaped_and_has_code(table):
     page = tables.html(tables.text(table), "mnv3-text").data
     assert "&lt;b&gt;one&lt;/b&gt; of <code>modern</code>" in page and "mnv3-text" in page
+    assert tables.inline("is *not so* where 2*3*4, **never**") == "is <em>not so</em> where 2*3*4, **never**"
+    shown = pd.DataFrame({"interval": ["61.26–62.10", "1 – 2 runs"]})
+    assert tables.html(shown).data.count('<td class="range">') == 1
     evidence = "a sentence, " * 50 + "and its end"
     assert evidence in tables.html(pd.DataFrame({"evidence": [evidence]})).data
 
