@@ -191,7 +191,8 @@ def bars(tables: dict[str, pd.DataFrame], reference: str, title: str) -> plt.Fig
         drawn = axes.barh(rows.index, rows["median_ms"] / unit, xerr=spread, **look)
         for bar, hatch in zip(drawn, itertools.cycle(HATCHES), strict=False):
             bar.set_hatch(hatch)
-        axes.bar_label(drawn, [*map(milliseconds, rows["median_ms"])], padding=5, fontsize=8)
+        clear = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # of the line at 1
+        axes.bar_label(drawn, [*map(milliseconds, rows["median_ms"])], padding=5, fontsize=8, bbox=clear)
         axes.axvline(1, color="0.4", lw=1, ls="--")
         axes.set_xlim(0, 1.3 * max(rows["p75_ms"].max() / unit, 1))
         axes.set(title=name, xlabel=f"latency ({reference} = 1)")

@@ -56,7 +56,7 @@ def _transport(folder: str) -> dict:
     With TCP, processes that start kernels at once can pick the same port, and one of them waits a minute in vain. By
     itself jupyter_client 8.10 gives all kernels the same files, kernel-ipc-1 to 5 in the working directory.
     """
-    if sys.platform == "win32":
+    if sys.platform == "win32" or len(folder) > 80:  # systems take a hundred characters or so
         return {"transport_encryption": "auto"}  # or ipykernel prints a notice
     return {"transport": "ipc", "ip": f"{folder}/kernel"}
 

@@ -257,6 +257,14 @@ def test_notebooks_that_start_at_once_have_sockets_of_their_own(make, meeting):
     assert not any(Path(ip).parent.exists() for ip in found), "they are cleared away"
 
 
+def test_where_temporary_files_have_long_paths_notebooks_run_too(notebooks, tmp_path, monkeypatch):
+    folder = tmp_path / ("a" * 100)
+    folder.mkdir()
+    monkeypatch.setattr(running.tempfile, "tempdir", str(folder))
+    running.run_notebook(notebooks / "02_second.ipynb", tmp_path / "out.ipynb", {})
+    assert (tmp_path / "out.ipynb").is_file() and not list(folder.iterdir())
+
+
 def test_a_kernel_that_does_not_start_is_one_line(notebooks, tmp_path, monkeypatch):
     kernel = tmp_path / "kernels" / "python3" / "kernel.json"
     kernel.parent.mkdir(parents=True)
