@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from html import escape
 from pathlib import Path
 
 import nbformat
@@ -452,6 +453,32 @@ def test_pages_are_accessible(full_report, proxy, tmp_path):
     assert {"image-alt", "html-has-lang"} <= {name for name, _ in bad}
     for page in sorted(full_report.glob("*.html")):
         assert violations(page.read_text()) == [], page.name
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
+def test_no_page_is_wider_than_a_phone(proxy, tmp_path):
+    """At 390 pixels tables and figures scroll by themselves, and the page as a whole does not."""
+    frames = {"wide": '<!DOCTYPE html><p style="width: 500px">wide</p>'}
+    frames |= {path.name: path.read_text() for path in sorted((ROOT / "report").glob("*.html"))}
+    measure = """addEventListener("load", () => {
+      const width = frame => frame.contentDocument.documentElement.scrollWidth;
+      const found = [...document.querySelectorAll("iframe")].map(frame => [frame.id, width(frame)]);
+      document.body.innerHTML = '<pre id="found"></pre>';
+      document.getElementById("found").textContent = JSON.stringify(found);
+    })"""
+    page = tmp_path / "page.html"
+    page.write_text(
+        "".join(
+            f'<iframe id="{name}" style="width: 390px; border: 0" srcdoc="{escape(html)}"></iframe>'
+            for name, html in frames.items()
+        )
+        + f"<script>{measure}</script>"
+    )
+    found = json.loads(BeautifulSoup(browse(page, proxy[0], tmp_path / "profile"), "html.parser").find(id="found").text)
+    widths = dict(found)
+    assert widths.pop("wide") > 500, "this would notice"
+    assert widths.keys() == {path.name for path in (ROOT / "report").glob("*.html")}
+    assert {name: width for name, width in widths.items() if width > 390} == {}
 
 
 def test_committed_report_is_small_and_complete():
