@@ -227,7 +227,9 @@ def holdout(train: Split, fraction: float = 0.1) -> tuple[Split, Split]:
     kept, held = [], []
     for label in train.labels.unique():
         indices = torch.nonzero(train.labels == label).flatten()
-        cut = len(indices) - round(fraction * len(indices))
+        if len(indices) < 2:
+            raise InputError("split holdout: a class has one image, which cannot be both learnt and held out")
+        cut = len(indices) - max(1, round(fraction * len(indices)))
         kept.append(indices[:cut])
         held.append(indices[cut:])
     return train.take(torch.cat(kept).sort().values), train.take(torch.cat(held).sort().values)

@@ -43,6 +43,8 @@ NO_PICTURES = (  # how a file begins, what it is and what to do
     (rb"\x93NUMPY", "an array of NumPy: load it, and hand it to mnv3lib.predict"),
     (rb"version https://git-lfs", "a pointer of Git LFS: fetch the file itself with git lfs pull"),
 )
+# What lies beside photographs: lists of sources, licences, labels, what Windows keeps about a folder.
+COMPANIONS = {*".csv .md .txt .json .xml .yaml .yml .html .ini .db".split()}
 COLUMNS = ["image", "rank", "class", "probability"]  # of what `predict` returns
 
 

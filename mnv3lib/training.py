@@ -161,7 +161,7 @@ def fit_recipe(
     stateful = several if average is None else [*several, average]
     here = {"commit": provenance.commit(), "environment": provenance.environment(device)}
     if device.type == "cpu":
-        here["environment"]["kernels"] = kernels.way()
+        here["environment"]["kernels"] = kernels.way(recipe.freeze)
     history, origin = [], here | {"started": provenance.now(), "resumed": []}
     if state and state.is_file():
         history, origin = checkpoint.restore(state, recipe, network, stateful)

@@ -89,6 +89,10 @@ def run(options: argparse.Namespace) -> None:
         size = min(sizes, default=32)
         shape = {"size": size, "lowered_strides": options.lowered_strides}
         subjects = latency.subjects(options.runs, options.model, options.width, folder=options.models, **shape)
+        if options.accuracy:
+            for subject in subjects:
+                if subject.run and store.load_record(subject.run, options.models)["recipe"]["dataset"] != "cifar100":
+                    raise InputError(f"--accuracy is on CIFAR-100, and {subject.run} is not: leave it out")
         if options.peers:
             subjects += latency.theirs(options.model or recipe.MODELS, **shape)
         table = latency.compare(

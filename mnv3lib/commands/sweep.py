@@ -76,7 +76,8 @@ def run(options: argparse.Namespace) -> int:
     else:
         make, name = recipe.make, fields.get("dataset", [data.name_of(options.data)])[0]
         if not options.file and (options.start_from or name not in recipe.DATASETS):
-            size = max(max(one) for one in fields.get("image_sizes", [[32]]))
+            sizes = [size for one in fields.get("image_sizes", []) for size in one]
+            size = transfer.size_for(sizes, options.start_from, options.models)
             images = data.load(name, options.data, size, log=note)
 
             def make(**one):
@@ -84,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
 
         recipes = sweep.distinct(sweep.read(options.file) if options.file else sweep.grid(make, **fields))
     start = options.start_from
-    if start and Path(start).is_file():
+    if start and ("/" in start or Path(start).is_file()):  # notebooks run in their own folder
         start = str(Path(start).absolute())
     folders = {made: models or store.folder_for(made) for made in recipes}
     jobs = [
@@ -106,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
         for job in jobs:
             print(f"{job.run}: {'done' if job.is_done else f'{job.epochs_done} of {job.recipe.epochs} epochs'}")
         return 0
-    for name in {made.dataset for made in recipes}:
+    for name in {made.dataset for made in recipes if not made.data_digest}:
         data.load(name, options.data)
     with sweep.connect(options.scheduler, options.scheduler_file, options.workers) as client:
         failed = sweep.sweep(jobs, client)
@@ -126,6 +127,8 @@ def make_transfer(options: argparse.Namespace) -> int:
     from mnv3lib.provenance import place
     from mnv3lib.study import few_pictures
 
+    if options.dry_run or options.start_from or options.scheduler or options.scheduler_file:
+        raise InputError("--transfer takes --models, --data and --threads: see notebooks/transfer.yaml for its runs")
     tune = options.transfer == "tuning"
     models = options.models or place("results") / ("transfer-tuning" if tune else "transfer")
     torch.set_num_threads(options.threads)

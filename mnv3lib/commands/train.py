@@ -45,9 +45,7 @@ def run(options: argparse.Namespace) -> None:
     from mnv3lib.study import dead_channels
 
     use_threads(options)
-    size = max(fields.get("image_sizes", [32]))
-    if options.start_from and "image_sizes" not in fields:
-        size = transfer.find(options.start_from, options.models)[0].size
+    size = transfer.size_for(fields.get("image_sizes"), options.start_from, options.models)
     own = dict(test_share=options.test_share, strict=options.strict, log=note)
     dataset = data.load(name or data.name_of(options.data), options.data, size, **own)
     made, source = transfer.plan(dataset, options.start_from, options.models, **fields)

@@ -140,17 +140,19 @@ def files(table: pd.DataFrame) -> pd.DataFrame:
     if "file_mb" not in table:
         return pd.DataFrame(columns=["run", "runtime", *columns])
     table = table[table["file_mb"].notna() & table["run"].notna()].assign(file=table.get("file", ""))
-    table = table[table["threads"] == table["threads"].min()]
-    keys, one = ["run", "runtime"], ["file", "run", "batch"]
+    keys, one = ["run", "runtime"], ["file", "run", "batch", "threads"]
     reference = table[table["runtime"] == "onnxruntime"].set_index(one)["median_ms"].rename("reference")
-    table = table.join(reference, on=one).sort_values("measured", kind="stable")
-    table = table.drop_duplicates([*keys, "batch"], keep="last").sort_values("batch", kind="stable")
+    table = table.join(reference, on=one)
+    table = table[table["threads"] == table.groupby(keys)["threads"].transform("min")]
+    table = table.sort_values("measured", kind="stable").drop_duplicates([*keys, "batch"], keep="last")
+    table = table.sort_values("batch", kind="stable")
     found = table.drop_duplicates(keys).set_index(keys)
     found["network"] = [title(row) for row in found.itertuples()]
     found = found.reindex(columns=columns)  # not all are measured
     for batch, rows in table.groupby("batch"):
         rows = rows.set_index(keys)
-        ratios, newest = rows["median_ms"] / rows["reference"], rows["median_ms"].xs("onnxruntime", level="runtime")
+        ratios, times = rows["median_ms"] / rows["reference"], rows["median_ms"]
+        newest = times[times.index.get_level_values("runtime") == "onnxruntime"].droplevel("runtime")
         found[f"ms_{batch}"] = ratios * newest.reindex(ratios.index, level="run")
         found[f"ratio_{batch}"] = ratios
     return found.reset_index().sort_values(["network", "runtime"], ignore_index=True)

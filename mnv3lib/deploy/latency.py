@@ -29,7 +29,7 @@ AS_THEY_COME = ("default", "eager", "channels_last")  # that the networks of oth
 # What a recorded table must have: of a forward pass, of training, or of what a training step is made of
 _SETTING = ["file", "model", "width", "batch", "threads", "processor", "torch", "commit", "measured"]
 COLUMNS = {
-    "latency": [*_SETTING, "library", "runtime", "device", "size", "median_ms", "p25_ms", "p75_ms"],
+    "latency": [*_SETTING, "library", "run", "runtime", "device", "size", "calls", "median_ms", "p25_ms", "p75_ms"],
     "training": [*_SETTING, "loop", "parameters", "images_per_second", "low", "high", "times"],
     "step": [*_SETTING, "kind", "direction", "milliseconds", "share", "gflop", "gbyte", "gemm", "copy", "at_least"],
 }
@@ -239,14 +239,15 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def file_name(table: pd.DataFrame) -> str:
-    """What the CSV of such a table is called: date, machine, threads, then pixels and runtimes, or kind (COLUMNS)."""
+    """What the CSV of such a table is called: date, time, machine, threads, then pixels and runtimes, or
+    kind (COLUMNS)."""
     machine = "+".join(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") for name in table["processor"].unique())
     threads = "+".join(map(str, sorted(table["threads"].unique())))
     how = "step" if "direction" in table else "training"
     if "runtime" in table:
         used = list(dict.fromkeys(table["runtime"]))
         how = f"{table['size'].iloc[0]}px_" + ("all-runtimes" if set(used) == set(RUNTIMES) else "+".join(used))
-    return f"{table['measured'].min()[:10]}_{machine}_{threads}-threads_{how}.csv"
+    return f"{table['measured'].min()[:16].replace(':', '')}_{machine}_{threads}-threads_{how}.csv"
 
 
 def relative(table: pd.DataFrame) -> pd.DataFrame:

@@ -23,9 +23,9 @@ from mnv3lib.kernels.functions import NONE, Activated, Affine, Depthwise, Gated,
 from mnv3lib.networks import MobileNet
 
 
-def way() -> str:
-    """Which way a training step goes on the CPU: "torch", or Numba with its version."""
-    return f"numba {version('numba')}" if calling.chosen() else "torch"
+def way(freeze: str = "nothing") -> str:
+    """Which way a training step goes on the CPU: "torch", or Numba with its version; `freeze` as in a recipe."""
+    return f"numba {version('numba')}" if calling.chosen() and freeze == "nothing" else "torch"
 
 
 def serve(network: nn.Module, images: torch.Tensor) -> bool:

@@ -26,7 +26,7 @@ import torch
 
 from mnv3lib.data import OWN_IMAGES, Dataset, Split, normalisation
 from mnv3lib.errors import InputError, local, whole, within
-from mnv3lib.inference import as_pixels, load_image, printable
+from mnv3lib.inference import COMPANIONS, as_pixels, load_image, printable
 from mnv3lib.own import cifar
 from mnv3lib.progress import bar
 from mnv3lib.provenance import cache_folder
@@ -34,7 +34,6 @@ from mnv3lib.recipe import DATASETS, OWN
 from mnv3lib.writing import replacing
 
 TEST_NAMES = ("test", "val", "valid", "validation")  # the first that is there is the test set
-NO_IMAGES = {".csv", ".db", ".ini", ".json", ".md", ".txt", ".xml"}  # what lies beside images
 MOST_CLASSES = 2000
 SHARE = 0.2  # of each class that is the test set, where the folder has none
 TOLD = 10  # lines about files that cannot be read
@@ -76,7 +75,7 @@ def load(
         (path, label, part == "test")
         for part, root in sets.items()
         for label, name in enumerate(names)
-        for path in find_files(root / name)
+        for path in (find_files(root / name) if (root / name).is_dir() else ())  # a test set may lack a class
     ]
     _check_memory(folder, len(listed), size)
     images, broken, content = _read(folder, [path for path, _, _ in listed], size, log)
@@ -164,7 +163,7 @@ def find_classes(folder: Path) -> list[str]:
 
 
 def find_files(folder: Path) -> list[Path]:
-    """The files in `folder` and below, in order, without hidden ones and NO_IMAGES."""
+    """The files in `folder` and below, in order, without hidden ones and COMPANIONS."""
     found = []
     for parent, below, names in os.walk(folder, onerror=_raise):
         below[:] = [name for name in below if not _hidden(name)]
@@ -173,7 +172,7 @@ def find_files(folder: Path) -> list[Path]:
 
 
 def _may_be_image(path: Path) -> bool:
-    return not _hidden(path.name) and path.suffix.lower() not in NO_IMAGES
+    return not _hidden(path.name) and path.suffix.lower() not in COMPANIONS
 
 
 def _raise(error: OSError) -> None:
@@ -227,6 +226,8 @@ def _read(
             except InputError as error:
                 broken.append([index, str(error)])
     images = np.stack(images) if images else np.empty((0, size, size, 3), np.uint8)
+    if broken:  # which may be readable the next time, where what they need was installed
+        return torch.from_numpy(images), broken, content.hexdigest()
     with suppress(OSError, InputError):  # without a place in the cache they are read again the next time
         with replacing(kept) as temporary, temporary.open("wb") as file:
             np.savez(file, images=images, broken=json.dumps(broken), content=content.hexdigest())

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mnv3lib import recipe as recipes
@@ -15,7 +15,7 @@ from mnv3lib.recipe import Architecture, Recipe
 
 FEW, SMALL = 10, 32  # an epoch of fewer batches gets batches of so many images
 # What a network takes from the one it starts from, where nothing else is said: all of its shape but the classes.
-OWN = "num_classes", "dropout", "stochastic_depth"
+OWN = "num_classes", "dropout", "stochastic_depth", "norm_momentum", "initialization"
 TAKEN = [field.name for field in dataclasses.fields(Architecture) if field.name not in OWN]
 FIXED = "model", "width", "squeeze_excitation", "se_last", "penultimate"  # of these, what its weights are made for
 
@@ -67,11 +67,18 @@ def plan(
         if len(dataset.train) < FEW * usual.batch_size and not changes.keys() & {"batch_size", "learning_rate"}:
             smaller = SMALL / usual.batch_size
             fields |= {"batch_size": SMALL, "learning_rate": usual.learning_rate * smaller}
-    named = changes | ({"start": start} if "@" in str(start) else {})  # a recipe that was made before
+    named = changes | (
+        {"start": start} if re.fullmatch(r"[^/]+@[0-9a-f]{12}", str(start)) else {}
+    )  # a recipe that was made before
     for name in ("dataset", "data_digest", "start"):
         if named.get(name, fields.get(name)) != fields.get(name):
             raise InputError(f"{name}: the recipe has {named[name]!r}, and what is here is {fields.get(name)!r}")
     return recipes.make(recipe, **fields | changes), source
+
+
+def size_for(sizes: Iterable[int] | None, start: str | Path | None = None, models: Path | None = None) -> int:
+    """The pixels a side at which images are read: the largest of `sizes`, else what `start` takes, else 32."""
+    return max(sizes) if sizes else find(start, models)[0].size if start else 32
 
 
 def find(start: str | Path, models: Path | None = None) -> tuple[MobileNet, str]:

@@ -80,9 +80,15 @@ def of_networks(recorded: pd.DataFrame) -> pd.DataFrame:
 
 
 def headline(measured: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
-    """Of the newest table with CALLS calls of trained networks: a row a network and runtime, with its mean top-1."""
-    rows = measured[(measured["calls"] >= CALLS) & measured["run"].notna() & (measured["batch"] == 1)]
-    return latency.newest(rows).drop(columns=["top1", "macs", "parameters"]).merge(networks, on=["model", "width"])
+    """Of the newest table with CALLS calls of trained networks: a row a network and runtime, with its mean top-1.
+
+    Runs of one network, of other seeds or recipes, are of one speed: the first of them counts.
+    """
+    if measured.empty:
+        return networks.head(0).assign(runtime="", median_ms=math.nan, p90_ms=math.nan)
+    rows = latency.newest(measured[(measured["calls"] >= CALLS) & measured["run"].notna() & (measured["batch"] == 1)])
+    rows = rows.drop_duplicates(["model", "width", "runtime"])
+    return rows.drop(columns=["top1", "macs", "parameters"]).merge(networks, on=["model", "width"])
 
 
 def front(speed: pd.DataFrame) -> pd.DataFrame:

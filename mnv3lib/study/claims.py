@@ -98,7 +98,7 @@ def _of_versions(models: pd.DataFrame, cost: str, spread: Spread) -> list[dict]:
         found = curves(models, cost, newer, older)
         if len(found):
             means = [Seeds(one.top1, one.seeds, one.std) for one in found.itertuples()]
-            runs = found.groupby("version")["seeds"].sum()
+            runs = found[found["weight"] != 0].groupby("version")["seeds"].sum()
             row |= found[["least", "most"]].iloc[0].to_dict() | {"seeds": runs[newer], "seeds_against": runs[older]}
             row |= _judged_difference(spread.contrast(found["weight"], means), 0, math.inf)
         rows.append(row)
@@ -116,6 +116,8 @@ def curves(models: pd.DataFrame, cost: str, newer: str, older: str) -> pd.DataFr
     networks = usual.groupby(["version", "model", "width"], as_index=False)
     networks = networks.agg(cost=(cost, "first"), top1=("top1", "mean"), seeds=("top1", "size"), std=("top1", "std"))
     new, old = (_front(networks[networks["version"] == one].dropna(subset=["cost"])) for one in (newer, older))
+    if new.empty or old.empty:
+        return new.head(0).assign(weight=0.0, least=0.0, most=0.0)
     least, most = (max(new["cost"].min(), old["cost"].min()), min(new["cost"].max(), old["cost"].max()))
     weights = [*_shares(new["cost"], least, most), *-_shares(old["cost"], least, most)] if least < most else []
     return pd.concat([new, old])[: len(weights)].assign(weight=weights, least=least, most=most)

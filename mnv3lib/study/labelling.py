@@ -13,15 +13,13 @@ import torch
 
 from mnv3lib import store
 from mnv3lib.errors import InputError, local
-from mnv3lib.inference import COLUMNS, as_pixels, guess, load_image, printable
+from mnv3lib.inference import COLUMNS, COMPANIONS, as_pixels, guess, load_image, printable
 from mnv3lib.progress import bar
 from mnv3lib.provenance import place
 
 if TYPE_CHECKING:
     import pandas
 
-# What lies beside photographs: lists of sources, licences, labels, what Windows keeps about a folder.
-COMPANIONS = {*".csv .md .txt .json .xml .yaml .yml .html .ini .db".split()}
 MOST_FILES = 100_000  # in the folders that somebody names, so that / is no answer
 Row = tuple[str, str, int, str, float]  # run, image, rank, class, probability
 SOURCES = "SOURCES.csv"  # beside the photographs: who made each, and what it shows

@@ -26,7 +26,9 @@ def _places(record: dict, names: bool = False) -> list[tuple[int, str]]:
     places = [(0, _told(record["environment"], names))]
     for entry in record.get("resumed", []):
         place = _told(entry.get("environment", record["environment"]), names)
-        if place != places[-1][1]:
+        if places[-1][0] == entry["after_epoch"]:  # nothing was trained there
+            places.pop()
+        if not places or place != places[-1][1]:
             places.append((entry["after_epoch"], place))
     return places
 

@@ -42,8 +42,9 @@ def measured(run: str, models: Path | None = None, data_folder: Path | None = No
         ("right in five guesses", _hits(result, "top5"), int(found.hits.any(1).sum())),
     ]
     if store.has(run, store.PREDICTIONS, models):
-        same = store.load_predictions(run, models)["classes"][:, 0] == found.guesses[:, 0]
-        rows.append(("first guesses as recorded", images, int(same.sum())))
+        kept = store.load_predictions(run, models)["classes"][:, 0]
+        same = int((kept == found.guesses[:, 0]).sum()) if len(kept) == images else 0
+        rows.append(("first guesses as recorded", images, same))
     return pd.DataFrame([(*row, row[1] == row[2]) for row in rows], columns=COLUMNS)
 
 
@@ -70,7 +71,9 @@ def retrained(
     _need(record, data_folder)
     history = store.load_history(run, models)[:epochs]
     dataset = data.of_run(record, data_folder) or data.load(made.dataset, data_folder)
-    start = transfer.find(made.start, models)[0] if made.start else None
+    start, found = transfer.find(made.start, models) if made.start else (None, "")
+    if found != made.start:
+        raise InputError(f"{run} started from {made.start}, and what is here now is {found}")
     now = training.fit_recipe(made, dataset, start, until=epochs, log=log).history
     rows = []
     for old, new in zip(history.to_dict("records"), now, strict=True):
