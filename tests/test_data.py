@@ -344,6 +344,14 @@ def test_holdout_is_stratified_and_disjoint(digits):
     assert torch.equal(data.holdout(numbered)[1].images, held.images)
 
 
+def test_holdout_of_few_images_holds_one_of_each_class():
+    few = data.Split(torch.arange(6), torch.tensor([0, 0, 0, 1, 1, 1]))
+    kept, held = data.holdout(few)
+    assert held.images.tolist() == [2, 5] and len(kept) == 4
+    with pytest.raises(InputError, match="a class has one image, which cannot be both learnt and held out"):
+        data.holdout(data.Split(torch.arange(3), torch.tensor([0, 0, 1])))
+
+
 def test_holdout_of_cifar100_has_50_images_a_class():
     train = data.Split(torch.arange(50_000), torch.arange(50_000) * 7 % 100)
     kept, held = data.holdout(train)

@@ -72,6 +72,8 @@ def test_trained_on_names_every_place_a_run_has_been_at():
     assert places.trained_on(record | {"resumed": again}, names=True) == (
         "a GPU's name; a processor, 1 thread from epoch 20; measured on a processor, 2 threads"
     )
+    nothing_there = [{"after_epoch": 5, "environment": cpu}, {"after_epoch": 5, "environment": gpu}]
+    assert places.trained_on(record | {"resumed": nothing_there}) == "GPU"
     old = {"recipe": {"epochs": 20}, "environment": cpu, "resumed": [{"after_epoch": 3, "commit": None}]}
     assert places.trained_on(old, names=True) == "a processor, 1 thread"
     assert places.trained_on(old) == "CPU"

@@ -211,7 +211,9 @@ def _read(
     kept = cache_folder() / "images" / place / f"{size}-{key}.npz"
     try:
         with np.load(kept, allow_pickle=False) as file:
-            return torch.from_numpy(file["images"]), json.loads(str(file["broken"])), str(file["content"])
+            images, broken, content = torch.from_numpy(file["images"]), json.loads(str(file["broken"])), file["content"]
+        if not any(_can_be_read(paths[index]) for index, _ in broken):
+            return images, broken, str(content)
     except Exception:  # it is not there, or damaged
         pass
     images, broken, content = [], [], hashlib.sha256()
@@ -226,14 +228,20 @@ def _read(
             except InputError as error:
                 broken.append([index, str(error)])
     images = np.stack(images) if images else np.empty((0, size, size, 3), np.uint8)
-    if broken:  # which may be readable the next time, where what they need was installed
-        return torch.from_numpy(images), broken, content.hexdigest()
     with suppress(OSError, InputError):  # without a place in the cache they are read again the next time
         with replacing(kept) as temporary, temporary.open("wb") as file:
             np.savez(file, images=images, broken=json.dumps(broken), content=content.hexdigest())
         for old in set(kept.parent.glob(f"{size}-*.npz")) - {kept}:
             old.unlink()
     return torch.from_numpy(images), broken, content.hexdigest()
+
+
+def _can_be_read(path: Path) -> bool:
+    """Whether an image that could not be read can be now: what its format needs may have been installed since."""
+    with suppress(InputError):
+        load_image(path)
+        return True
+    return False
 
 
 def _stamp(path: Path) -> tuple[int, int]:

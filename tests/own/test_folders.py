@@ -111,6 +111,32 @@ def test_what_cannot_be_read_is_named_and_left_out(shapes):
             folders.load(shapes, strict=True)
 
 
+def test_what_can_be_read_after_all_is_taken_in(shapes, monkeypatch):
+    """Where the package that a format wants was installed since the images were read first."""
+    load_image, lacking = folders.load_image, shapes / "circle" / "000.png"
+
+    def without_a_package(path):
+        if path == lacking:
+            raise InputError(f"{path}: pip install something")
+        return load_image(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folders, "load_image", without_a_package)
+        assert told(shapes)[0].facts["left_out"] == 1
+    found, _ = told(shapes)
+    assert not found.facts.get("left_out") and len(found.train) + len(found.test) == 30
+
+
+def test_a_test_set_may_lack_a_class(shapes, tmp_path):
+    for shape in shapes.iterdir():
+        shutil.copytree(shape, tmp_path / "set" / "train" / shape.name)
+    for shape in ("circle", "cross"):
+        shutil.copytree(shapes / shape, tmp_path / "set" / "test" / shape)
+    found, _ = told(tmp_path / "set")
+    assert set(found.test.labels.tolist()) == {found.classes.index("circle"), found.classes.index("cross")}
+    assert len(found.classes) == 3
+
+
 def test_any_mode_and_size(tmp_path):
     for number, mode in enumerate(("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16")):
         for name in ("a", "b"):

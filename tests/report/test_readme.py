@@ -135,6 +135,22 @@ def test_times_at_equal_accuracy_come_with_what_seeds_can_make_of_them():
     assert findings.front(speed)["model"].tolist() == ["v3_small", "v2", "v1", "v3_large"]
 
 
+def test_several_runs_of_a_network_are_of_one_speed():
+    """README's command times each run with weights; a network's seeds must not count once for each of them."""
+    networks = pd.DataFrame({"model": ["v3_small"], "width": [0.25], "top1": [65.0], "macs": [1e7], "parameters": [1]})
+    rows = [("a", "onnxruntime", 0.4), ("a", "folded", 2.0), ("b", "onnxruntime", 0.5), ("b", "folded", 2.1)]
+    measured = pd.DataFrame(rows, columns=["run", "runtime", "median_ms"]).assign(
+        model="v3_small", width=0.25, top1=64.0, macs=1e7, parameters=1, calls=1024, batch=1, threads=1, file="x",
+        measured="2026-01-01T00:00:00Z",
+    )  # fmt: skip
+    found = findings.headline(measured, networks)
+    assert found[["runtime", "median_ms", "top1"]].to_numpy().tolist() == [
+        ["onnxruntime", 0.4, 65.0],
+        ["folded", 2.0, 65.0],
+    ]
+    assert findings.headline(measured[:0], networks).empty
+
+
 def test_an_open_claim_says_how_many_of_its_comparisons_are_clear():
     hold, fail, open_ = Verdict.HOLDS, Verdict.FAILS, Verdict.UNDECIDED
     assert tables.verdict(open_, pd.Series([fail, open_, fail])) == "not decided; taken alone, 2 of 3 clearly disagree"

@@ -92,6 +92,21 @@ def test_a_grid_on_images_of_ones_own_reaches_the_notebook_whole(alone, monkeypa
         assert planned == job.recipe and planned.lowered_strides == (3 if len(more) == 4 else 2)
 
 
+def test_images_are_read_at_the_size_of_the_network_to_start_from(tmp_path):
+    network = build("v3_small", width=0.25)
+    network.classes, network.size = data.CLASSES["cifar100"], 48
+    store.save(tmp_path, record_of(recipe.make(width=0.25), 50.0, run="base"), [], network, None)
+    assert transfer.size_for(None, "base", tmp_path) == 48
+    assert transfer.size_for([16, 24], "base", tmp_path) == 24
+    assert transfer.size_for([]) == 32
+
+
+def test_transfer_refuses_what_it_would_not_heed(capsys):
+    for option in (["--dry-run"], ["--from", "x"], ["--scheduler", "x"]):
+        assert main(["sweep", "--transfer", "runs", *option]) == 1
+        assert "--transfer takes --models, --data and --threads" in capsys.readouterr().err
+
+
 def test_every_grid_of_the_help_has_names_of_its_own():
     """Two values of each field at once: names that would be too long end with a digest."""
     options = dict(momentum=[0.8, 0.9], warmup=[0.1, 0.2], crop=[0, 2], dropout=[0, 0.1], label_smoothing=[0, 0.1])

@@ -92,6 +92,7 @@ def test_versions_are_compared_at_equal_cost(tmp_path):
             ("v3_small", 0.25, 0): (70.0, 20),
             ("v3_large", 0.25, 0): (50.0, 30),  # beaten by a leaner one
             ("v3_large", 0.5, 0): (74.0, 80),
+            ("v3_large", 1.0, 0): (78.0, 160),  # too far away to count, and so is its run
         },
     )
     nothing, spread = ablations.results([]), Spread(0.3, 10, alike=True)
@@ -110,6 +111,12 @@ def test_versions_are_compared_at_equal_cost(tmp_path):
     assert evidence[1].split("; ")[1].startswith("V3 against V2, 20 to 40 ms: +6.50 points")
     wide = claims.tests(nothing, models, Spread(5.0, 10))
     assert verdict(wide, claims.VERSIONS["macs"]) == Verdict.UNDECIDED
+
+
+def test_one_version_alone_is_compared_with_none(tmp_path):
+    models = trained(tmp_path, {("v3_small", 0.25, 0): (70.0, 20), ("v3_small", 0.5, 0): (72.0, 30)})
+    tests = claims.tests(ablations.results([]), models, Spread(0.3, 10))
+    assert all(verdict(tests, text) == Verdict.MISSING for text in claims.VERSIONS.values())
 
 
 def test_a_version_that_is_worse_at_equal_cost_makes_the_claim_fail(tmp_path):

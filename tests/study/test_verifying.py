@@ -1,11 +1,14 @@
 import json
+import shutil
 
+import numpy as np
 import pytest
 import torch
 
 from mnv3lib import data, store, training
 from mnv3lib.commands import main
 from mnv3lib.errors import InputError
+from mnv3lib.own import transfer
 from mnv3lib.study import verifying
 
 
@@ -52,6 +55,29 @@ def test_other_weights_are_told_by_their_guesses(made):
     table = verifying.measured(run, folder).set_index("what")
     assert not table.loc["first guesses as recorded", "confirmed"]
     assert table.loc[["parameters", "MACs", "images"], "confirmed"].all()
+
+
+def test_predictions_of_another_set_are_not_confirmed(made):
+    folder, run = made
+    kept = store.load_predictions(run, folder)
+    with (folder / run / store.PREDICTIONS).open("wb") as file:
+        np.savez(file, **{name: values[:-1] for name, values in kept.items()})
+    row = verifying.measured(run, folder).set_index("what").loc["first guesses as recorded"]
+    assert row["now"] == 0 and not row["confirmed"]
+
+
+def test_another_network_to_start_from_is_told(made, few_digits, tiny, tmp_path):
+    folder, run = made
+    source, start = transfer.find(run, folder)
+    begun = tiny(start=start, variant="begun", epochs=1)
+    places = dict(models=folder, checkpoints=tmp_path / "c", log=lambda line: None)
+    training.train(begun, dataset=few_digits, start=source, **places)
+    assert verifying.retrained(begun.run, 1, folder, log=lambda line: None)["confirmed"].all()
+    training.train(tiny(epochs=2, seed=0), dataset=few_digits, overwrite=True, **places)  # the same again, bit for bit
+    assert verifying.retrained(begun.run, 1, folder, log=lambda line: None)["confirmed"].all()
+    shutil.copy(folder / begun.run / store.WEIGHTS, folder / run / store.WEIGHTS)
+    with pytest.raises(InputError, match=f"{begun.run} started from {start}, and what is here now is {run}@"):
+        verifying.retrained(begun.run, 1, folder)
 
 
 def test_the_first_epochs_trained_again_are_the_recorded_ones(made, capsys):
