@@ -59,6 +59,11 @@ def processor() -> str:
     return name
 
 
+def cores() -> int:
+    """How many cores this process may use, which a batch system or `taskset` can make fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def environment(device="cpu") -> dict:
     """Versions, processor, threads and (torch's) device, as they go into records and stamps."""
     import torch  # the rest of this module is asked for by commands that need none

@@ -6,7 +6,7 @@ import argparse
 from functools import partial
 from itertools import product
 
-from mnv3lib import recipe
+from mnv3lib import provenance, recipe
 from mnv3lib.commands.options import add_shared, model, note, path, positive
 from mnv3lib.deploy import RUNTIMES, WIDTHS
 from mnv3lib.errors import InputError
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
     import pandas as pd
 
     from mnv3lib import data, store, writing
-    from mnv3lib.deploy import latency, processes, training_speed
+    from mnv3lib.deploy import latency, training_speed
 
     if options.training:
         pairs = training_speed.NETWORKS
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
             pairs = product(options.model or ["v3_small", "v3_large"], options.width or [1.0])
         (batch,) = options.batch or [128]
         measure = training_speed.layers if options.layers else partial(training_speed.compare, seconds=options.seconds)
-        settings = product(pairs, options.counts or [processes.cores()])
+        settings = product(pairs, options.counts or [provenance.cores()])
         tables = [measure(*pair, batch_size=batch, threads=count) for pair, count in settings]
         table = pd.concat(tables, ignore_index=True)
     else:

@@ -7,8 +7,8 @@ import argparse
 from pathlib import Path
 
 from mnv3lib.commands.options import add_recipe_fields, given, note, path, positive
-from mnv3lib.deploy.processes import cores
 from mnv3lib.errors import InputError
+from mnv3lib.provenance import cores
 
 
 def add(command) -> None:

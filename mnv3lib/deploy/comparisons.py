@@ -21,7 +21,7 @@ GOALS = {
 TRAINING_GOALS = {("v3_small", 0.25): 2.0, ("v3_small", 1.0): 3.0, ("v3_large", 1.0): 3.0}
 
 
-class Verdict(StrEnum):
+class Reached(StrEnum):
     """Whether a goal is reached; undecided where only the middle halves of the two times would allow it."""
 
     YES = "yes"
@@ -164,7 +164,7 @@ def goals(relative: pd.DataFrame, speeds: pd.DataFrame) -> pd.DataFrame:
     relative: rows of latency.relative, of one machine and number of threads. speeds: training_speed.compare's.
 
     Returns goal (of GOALS, or "training"), batch, model, width, aim (a ratio: at most, in training at least), measured
-    (the ratio), reached (a Verdict). What was not measured is left out.
+    (the ratio), reached (a Reached). What was not measured is left out.
     """
     rows = []
     theirs = relative[relative["model"] != "v1"]  # torchvision has no V1
@@ -175,12 +175,12 @@ def goals(relative: pd.DataFrame, speeds: pd.DataFrame) -> pd.DataFrame:
             other = mine[mine["label"] == reference] if reference else one.assign(ratio=1.0, high=1.0)
             measured, at_best = one["ratio"] / other["ratio"], one["low"] / other["high"]
             for model in one.index.intersection(other.index, sort=False):
-                verdict = Verdict.UNDECIDED if round(at_best[model], 2) <= limit else Verdict.NO
-                verdict = Verdict.YES if round(measured[model], 2) <= limit else verdict
+                verdict = Reached.UNDECIDED if round(at_best[model], 2) <= limit else Reached.NO
+                verdict = Reached.YES if round(measured[model], 2) <= limit else verdict
                 rows.append((goal, batch, model, 1.0, limit, measured[model], verdict))
     ours = speeds[speeds["loop"] == "mnv3lib"].set_index(["model", "width"])["times"]
     for (model, width), least in TRAINING_GOALS.items():
         for times in ours[ours.index == (model, width)]:
-            verdict = Verdict.YES if round(times, 2) >= least else Verdict.NO
+            verdict = Reached.YES if round(times, 2) >= least else Reached.NO
             rows.append(("training", None, model, width, least, times, verdict))
     return pd.DataFrame(rows, columns=["goal", "batch", "model", "width", "aim", "measured", "reached"])

@@ -4,16 +4,10 @@ A pipe, since its 0.04 ms a call disturb no time that is measured across it; a P
 """
 
 import multiprocessing
-import os
 from collections.abc import Callable
 from multiprocessing import util
 
 from mnv3lib.errors import InputError
-
-
-def cores() -> int:
-    """How many cores this process may use, which a batch system or `taskset` can make fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start(make: Callable[..., Callable], *arguments) -> Callable:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mnv3lib.deploy import processes
+from mnv3lib import provenance
 from mnv3lib.errors import ExportError, InputError, one_line
 
 LOAD = "input args_0, output output_0, one image at a time; for more, resize the input tensor first"
@@ -48,7 +48,7 @@ def write(module, folder: Path, images) -> None:
 
 def opened(folder: Path, threads: int | None = None) -> Callable[[np.ndarray], np.ndarray]:
     """What such a folder says to float32 images [n, 3, size, size]: logits [n, classes]."""
-    interpreter = _extra()(str(folder / "network.tflite"), num_threads=threads or processes.cores())
+    interpreter = _extra()(str(folder / "network.tflite"), num_threads=threads or provenance.cores())
     given, found = (one()[0]["index"] for one in (interpreter.get_input_details, interpreter.get_output_details))
     shape = None
 
@@ -70,7 +70,7 @@ def packages() -> Path:
 
     It is whole or not there. A process that finds another fetching waits for it.
     """
-    from mnv3lib import provenance, writing
+    from mnv3lib import writing
 
     about = f"{LOCK.read_text(encoding='utf-8')} {sys.implementation.cache_tag} {sysconfig.get_platform()}"
     digest = hashlib.sha256(about.encode()).hexdigest()
@@ -90,7 +90,7 @@ def packages() -> Path:
 
 
 def _fetch(folder: Path) -> None:
-    from mnv3lib import progress, provenance
+    from mnv3lib import progress
 
     if not find_spec("pip"):
         raise InputError(f"LiteRT's converter is fetched by pip, which is missing: {sys.executable} -m ensurepip")

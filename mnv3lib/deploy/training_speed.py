@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
-from mnv3lib import cost, inference, kernels, optimizers, progress, recipe, training
+from mnv3lib import cost, inference, kernels, optimizers, progress, provenance, recipe, training
 from mnv3lib.data import Split
 from mnv3lib.deploy import peers, processes, served, timing
 from mnv3lib.errors import InputError
@@ -68,7 +68,7 @@ def compare(
     system, processor, torch, commit, measured.
     """
     made = recipe.make("modern", model=model, width=width, batch_size=batch_size)
-    threads = threads or processes.cores()
+    threads = threads or provenance.cores()
     speeds = {loop: [] for loop in LOOPS}
     trains = {loop: processes.start(_loop, loop, made, threads) for loop in LOOPS}
     steps, parameters, peaks = dict.fromkeys(LOOPS, 1), {}, {}

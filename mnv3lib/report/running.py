@@ -14,8 +14,8 @@ import papermill
 from nbclient.exceptions import DeadKernelError
 from traitlets.config import Config
 
-from mnv3lib.deploy.processes import cores
 from mnv3lib.errors import NotebookError
+from mnv3lib.provenance import cores
 from mnv3lib.report.parameters import check as check_parameters
 
 

@@ -12,7 +12,7 @@ from mnv3lib import cost, inference, networks, recipe, store
 from mnv3lib.commands import latency as latency_command
 from mnv3lib.commands import main
 from mnv3lib.deploy import comparisons, latency, profiling, timing
-from mnv3lib.deploy.comparisons import Verdict
+from mnv3lib.deploy.comparisons import Reached
 from mnv3lib.errors import InputError
 
 
@@ -395,7 +395,7 @@ def test_goals_say_who_reached_them():
             table["goal"], table["model"], table["width"], table["reached"], strict=True
         )
     }
-    yes, undecided, no = Verdict
+    yes, undecided, no = Reached
     assert found == {
         ("eager", "v2", 1): yes,
         ("eager", "v3_small", 1): yes,
