@@ -99,7 +99,7 @@ def test_compare_puts_runtimes_and_libraries_into_one_table(tmp_path):
     ]
     assert table["macs"][2] == cost.totals(networks.build("v2"))[1]
     name = latency.file_name(table.assign(measured="2026-01-02T03:04:05Z", processor="A (R) Chip"))
-    assert name == "2026-01-02_a-r-chip_1-threads_32px_eager+folded.csv"
+    assert name == "2026-01-02T0304_a-r-chip_1-threads_32px_eager+folded.csv"
     table.to_csv(tmp_path / name, index=False)
     again = latency.recorded(tmp_path)
     assert again["median_ms"].tolist() == pytest.approx(table["median_ms"].tolist())
