@@ -133,7 +133,10 @@ class InvertedResidual(nn.Module):
         return x + self.drop(out) if self.has_residual else out
 
     def drop(self, out: torch.Tensor) -> torch.Tensor:
-        """Stochastic depth: in training, zeros for some of the images, and the others scaled up by as much."""
+        """Stochastic depth: in training, zeros for some of the images, and the others scaled up by as much.
+
+        It is torchvision's, which is slow to import.
+        """
         if not (self.training and self.stochastic_depth):
             return out
         return out * F.dropout(out.new_ones(len(out), 1, 1, 1), self.stochastic_depth)

@@ -84,7 +84,7 @@ def made_already(recipe: Recipe, models: Path, weights: bool = True) -> dict | N
         raise InputError(f"{models} is no folder: name another for the runs")
     if recipe.run not in store.runs(models):
         return None
-    target, anew = store.run_folder(recipe.run, models), "move it away, train with --overwrite or"
+    target = store.run_folder(recipe.run, models)
     record = store.load_record(recipe.run, models)
     differing = recipe.differences(record["recipe"])
     if differing:
@@ -92,9 +92,10 @@ def made_already(recipe: Recipe, models: Path, weights: bool = True) -> dict | N
             what = "was trained on other images, or these have changed"
         else:
             what = f"has another recipe ({', '.join(differing)} differ)"
-        raise InputError(f"{target} {what}: {anew} give the new one a variant")
+        raise InputError(f"{target} {what}: move it away, train with --overwrite or give the new one a variant")
     if weights and not store.has(recipe.run, store.WEIGHTS, models):
-        raise InputError(f"{target} was kept without weights: {anew} with --no-weights")
+        mend = "move it away, train with --overwrite or with --no-weights"
+        raise InputError(f"{target} was kept without weights: {mend}")
     return record
 
 
@@ -161,7 +162,7 @@ def fit_recipe(
     stateful = several if average is None else [*several, average]
     here = {"commit": provenance.commit(), "environment": provenance.environment(device)}
     if device.type == "cpu":
-        here["environment"]["kernels"] = kernels.way(recipe.freeze)
+        here["environment"]["kernels"] = kernels.way(network)
     history, origin = [], here | {"started": provenance.now(), "resumed": []}
     if state and state.is_file():
         history, origin = checkpoint.restore(state, recipe, network, stateful)

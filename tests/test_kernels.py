@@ -294,6 +294,10 @@ def test_training_takes_them(monkeypatch):
 
 def test_the_way_has_a_name(way):
     assert kernels.way().split()[0] == way
+    network = build("v3_small", width=0.25)
+    assert kernels.way(network).split()[0] == way
+    training.freeze(network, "norms")
+    assert kernels.way(network) == "torch", "they make the gradients of all parameters or of none"
 
 
 def test_without_numba_torch_makes_the_step(monkeypatch):

@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
 
         recipes = sweep.distinct(sweep.read(options.file) if options.file else sweep.grid(make, **fields))
     start = options.start_from
-    if start and ("/" in start or Path(start).is_file()):  # notebooks run in their own folder
+    if start and (Path(start).is_file() or (Path(start) / store.WEIGHTS).is_file()):  # notebooks have their own folder
         start = str(Path(start).absolute())
     folders = {made: models or store.folder_for(made) for made in recipes}
     jobs = [

@@ -239,8 +239,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def file_name(table: pd.DataFrame) -> str:
-    """What the CSV of such a table is called: date, time, machine, threads, then pixels and runtimes, or
-    kind (COLUMNS)."""
+    """What the CSV of such a table is called: when, machine, threads, then pixels and runtimes, or kind (COLUMNS)."""
     machine = "+".join(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") for name in table["processor"].unique())
     threads = "+".join(map(str, sorted(table["threads"].unique())))
     how = "step" if "direction" in table else "training"

@@ -23,9 +23,10 @@ from mnv3lib.kernels.functions import NONE, Activated, Affine, Depthwise, Gated,
 from mnv3lib.networks import MobileNet
 
 
-def way(freeze: str = "nothing") -> str:
-    """Which way a training step goes on the CPU: "torch", or Numba with its version; `freeze` as in a recipe."""
-    return f"numba {version('numba')}" if calling.chosen() and freeze == "nothing" else "torch"
+def way(network: nn.Module | None = None) -> str:
+    """Which way a training step, of `network`, goes on the CPU: "torch", or Numba with its version."""
+    served = network is None or _all_learns(network)
+    return f"numba {version('numba')}" if calling.chosen() and served else "torch"
 
 
 def serve(network: nn.Module, images: torch.Tensor) -> bool:
@@ -37,9 +38,15 @@ def serve(network: nn.Module, images: torch.Tensor) -> bool:
         and images.device.type == "cpu"
         and images.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        and all(parameter.dtype == torch.float32 and parameter.requires_grad for parameter in network.parameters())
+        and _all_learns(network)
+        and all(parameter.dtype == torch.float32 for parameter in network.parameters())
         and not any(_has_hooks(module) for module in network.modules())
     )
+
+
+def _all_learns(network: nn.Module) -> bool:
+    """Whether no parameter is frozen: the loops make the gradients of all."""
+    return all(parameter.requires_grad for parameter in network.parameters())
 
 
 def _has_hooks(module: nn.Module) -> bool:

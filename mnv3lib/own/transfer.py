@@ -15,8 +15,8 @@ from mnv3lib.recipe import Architecture, Recipe
 
 FEW, SMALL = 10, 32  # an epoch of fewer batches gets batches of so many images
 # What a network takes from the one it starts from, where nothing else is said: all of its shape but the classes.
-OWN = "num_classes", "dropout", "stochastic_depth", "norm_momentum", "initialization"
-TAKEN = [field.name for field in dataclasses.fields(Architecture) if field.name not in OWN]
+NOT_TAKEN = "num_classes", "dropout", "stochastic_depth", "norm_momentum", "initialization"
+TAKEN = [field.name for field in dataclasses.fields(Architecture) if field.name not in NOT_TAKEN]
 FIXED = "model", "width", "squeeze_excitation", "se_last", "penultimate"  # of these, what its weights are made for
 
 
@@ -67,9 +67,8 @@ def plan(
         if len(dataset.train) < FEW * usual.batch_size and not changes.keys() & {"batch_size", "learning_rate"}:
             smaller = SMALL / usual.batch_size
             fields |= {"batch_size": SMALL, "learning_rate": usual.learning_rate * smaller}
-    named = changes | (
-        {"start": start} if re.fullmatch(r"[^/]+@[0-9a-f]{12}", str(start)) else {}
-    )  # a recipe that was made before
+    made_before = re.fullmatch(r"[^/]+@[0-9a-f]{12}", str(start))  # as a recipe has it
+    named = changes | ({"start": start} if made_before else {})
     for name in ("dataset", "data_digest", "start"):
         if named.get(name, fields.get(name)) != fields.get(name):
             raise InputError(f"{name}: the recipe has {named[name]!r}, and what is here is {fields.get(name)!r}")
@@ -78,7 +77,9 @@ def plan(
 
 def size_for(sizes: Iterable[int] | None, start: str | Path | None = None, models: Path | None = None) -> int:
     """The pixels a side at which images are read: the largest of `sizes`, else what `start` takes, else 32."""
-    return max(sizes) if sizes else find(start, models)[0].size if start else 32
+    if sizes:
+        return max(sizes)
+    return find(start, models)[0].size if start else 32
 
 
 def find(start: str | Path, models: Path | None = None) -> tuple[MobileNet, str]:

@@ -103,9 +103,9 @@ def equal(speed: pd.DataFrame, uncertain: float) -> pd.DataFrame:
     low and high (the same at `uncertain` points less and more)."""
     found = [
         comparisons.at_equal(rows, "top1", uncertain)
-        .rename(columns={"at": "top1", "model": "than"})[["top1", "than", "ratio", "low", "high"]]
-        .merge(rows.drop(columns=["low", "high"], errors="ignore"), on="top1")
-        for _, rows in speed.groupby("runtime")
+        .rename(columns={"model": "than"})[["network", "than", "ratio", "low", "high"]]
+        .merge(rows.drop(columns=["low", "high"], errors="ignore"), on="network")
+        for _, rows in speed.assign(network=[comparisons.title(row) for row in speed.itertuples()]).groupby("runtime")
     ]
     if not found:
         return pd.DataFrame(columns=["runtime", "model", "than", "ratio", "low", "high"])

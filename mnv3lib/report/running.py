@@ -53,8 +53,8 @@ def run_notebook(notebook: Path, output: Path, parameters: dict) -> None:
 def _transport(folder: str) -> dict:
     """How papermill and the kernel speak: by sockets that are files of `folder`.
 
-    With TCP, processes that start kernels at once can pick the same port, and one of them waits a minute in vain. By
-    itself jupyter_client 8.10 gives all kernels the same files, kernel-ipc-1 to 5 in the working directory.
+    With TCP, processes that start kernels at once can pick the same port, and one of them waits a minute in vain. So
+    they can with the files that jupyter_client 8.10 would name by itself, kernel-ipc-1 to 5 in the working directory.
     """
     if sys.platform == "win32" or len(folder) > 80:  # systems take a hundred characters or so
         return {"transport_encryption": "auto"}  # or ipykernel prints a notice
