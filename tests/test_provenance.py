@@ -64,19 +64,17 @@ def test_trained_on_names_every_place_a_run_has_been_at():
     cpu = {"device": "cpu", "processor": "a processor", "threads": 1}
     gpu = {"device": "a GPU's name", "processor": "a processor", "threads": 1}
     record = {"recipe": {"epochs": 20}, "environment": gpu, "resumed": []}
-    assert places.trained_on(record) == "GPU"
-    assert places.trained_on(record, names=True) == "a GPU's name"
+    assert (places.devices(record), places.trained_on(record)) == ("GPU", "a GPU's name")
     moved = [{"after_epoch": 3, "environment": gpu}, {"after_epoch": 19, "environment": cpu}]
-    assert places.trained_on(record | {"resumed": moved}) == "GPU, CPU from epoch 20"
     again = [*moved, {"after_epoch": 19, "environment": cpu}, {"after_epoch": 20, "environment": cpu | {"threads": 2}}]
-    assert places.trained_on(record | {"resumed": again}, names=True) == (
+    assert places.devices(record | {"resumed": again}) == "GPU, then CPU"
+    assert places.trained_on(record | {"resumed": again}) == (
         "a GPU's name; a processor, 1 thread from epoch 20; measured on a processor, 2 threads"
     )
     nothing_there = [{"after_epoch": 5, "environment": cpu}, {"after_epoch": 5, "environment": gpu}]
-    assert places.trained_on(record | {"resumed": nothing_there}) == "GPU"
+    assert places.trained_on(record | {"resumed": nothing_there}) == "a GPU's name"
     old = {"recipe": {"epochs": 20}, "environment": cpu, "resumed": [{"after_epoch": 3, "commit": None}]}
-    assert places.trained_on(old, names=True) == "a processor, 1 thread"
-    assert places.trained_on(old) == "CPU"
+    assert (places.devices(old), places.trained_on(old)) == ("CPU", "a processor, 1 thread")
     imported = {"recipe": {"epochs": 20}, "environment": cpu, "imported": {"file": "old.pth"}}
-    assert places.trained_on(imported) == places.devices(imported) == "an unknown machine"
-    assert places.trained_on(imported, names=True) == ("an unknown machine; measured on a processor, 1 thread")
+    assert places.devices(imported) == "an unknown machine"
+    assert places.trained_on(imported) == "an unknown machine; measured on a processor, 1 thread"

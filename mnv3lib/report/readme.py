@@ -18,7 +18,7 @@ TEMPLATES = Environment(loader=PackageLoader("mnv3lib.report"), autoescape=lambd
 TEMPLATES.filters |= {
     "short": short,
     "markdown": tables.markdown,
-    "html": lambda shown, kind: tables.html(shown, kind).data,
+    "html": lambda shown: tables.html(shown).data,
     "ms": timing.milliseconds,
     "inline": lambda page: tables.inline(str(page)),
 }

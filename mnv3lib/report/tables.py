@@ -4,11 +4,13 @@ Then the tables that several pages show.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from html import escape
 
 import pandas as pd
 from IPython.display import HTML
 
+from mnv3lib.recipe import short
 from mnv3lib.study import results
 from mnv3lib.study.claims import Verdict, verdicts
 
@@ -26,8 +28,9 @@ HEADINGS = {  # of columns that several tables have, parameters and MACs in mill
     "source": "published by",
 }
 
-
 COSTS = {"macs": ("M MACs", 1e6), "latency": ("ms", 1), "parameters": ("M parameters", 1e6)}
+MANY = 7  # columns, from which on a table is set smaller
+SENTENCE = 40  # characters
 PARTS = {Verdict.HOLDS: "agree", Verdict.FAILS: "disagree"}
 
 
@@ -63,14 +66,34 @@ def _as_text(value, how: str | Callable | None, precision: int, missing: str) ->
     return f"{value:.{precision}f}" if isinstance(value, float) else str(value)
 
 
-def html(shown: pd.DataFrame, kind: str = "mnv3-rows") -> HTML:
+def html(shown: pd.DataFrame) -> HTML:
     """What `text` returned for a notebook; as a string it is `.data`. Text is escaped, `code` comes out as code.
 
-    kind: a class of the pages' style sheet: mnv3-rows for many columns, mnv3-text for sentences, or none. Ranges of
-    numbers stay on one line.
+    For the pages' style sheet a table of many columns is `many`, cells of a column of words are `words`, and of one of
+    sentences `sentences` too.
     """
-    page = inline(shown.to_html(index=False, border=0, classes=kind))
-    return HTML(re.sub(r"<td>([-+]?[\d.,]+–[-+]?[\d.,]+)</td>", r'<td class="range">\1</td>', page))
+    kinds = [_kind(column) for _, column in shown.items()]
+    head = _row("th", [re.sub(r"\S+-\S+", r"<span>\g<0></span>", escape(str(name))) for name in shown], kinds)
+    body = "".join(_row("td", map(escape, row), kinds) for row in shown.itertuples(index=False))
+    many = " many" if len(kinds) > MANY else ""
+    return HTML(inline(f'<table class="mnv3{many}"><thead>{head}</thead><tbody>{body}</tbody></table>'))
+
+
+def _row(cell: str, values: Iterable[str], kinds: list[str]) -> str:
+    cells = (f"<{cell}{kind}>{value}</{cell}>" for value, kind in zip(values, kinds, strict=True))
+    return f"<tr>{''.join(cells)}</tr>\n"
+
+
+def _kind(column: pd.Series) -> str:
+    if _numbers(column):
+        return ""
+    sentences = any(len(value) > SENTENCE and " " in value for value in column)
+    return ' class="words sentences"' if sentences else ' class="words"'
+
+
+def _numbers(column: pd.Series) -> bool:
+    """Whether most values are numbers, or ranges of them: what has no letter."""
+    return 2 * sum(bool(re.search(r"[^\W\d]", value)) for value in column) < len(column)
 
 
 def inline(page: str) -> str:
@@ -81,8 +104,8 @@ def inline(page: str) -> str:
 
 def markdown(shown: pd.DataFrame) -> str:
     """What `text` returned in GitHub's Markdown, numbers to the right."""
-    numbers = [all(re.fullmatch(r"[-+]?[\d.,–]+", value) for value in column) for _, column in shown.items()]
-    rows = [shown.columns, ["---:" if right else "---" for right in numbers], *shown.itertuples(index=False)]
+    rules = ["---:" if _numbers(column) else "---" for _, column in shown.items()]
+    rows = [shown.columns, rules, *shown.itertuples(index=False)]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
 
 
@@ -112,7 +135,7 @@ def comparison(table: pd.DataFrame) -> pd.DataFrame:
 def peers() -> pd.DataFrame:
     """The table of results.peers as text."""
     table = results.peers().rename(columns={"parameters_m": "parameters", "macs_m": "macs"})
-    table["network"] += " " + table["width"].astype(str)
+    table["network"] = [f"{short(row.network)} {row.width:g}" for row in table.itertuples()]
     columns = ["source", "network", "parameters", "macs", "epochs", "top1", "note"]
     return text(table[columns], HEADINGS, {"macs": "{:.1f}"})
 

@@ -1,18 +1,15 @@
 """Where a run was trained, as its record tells."""
 
 
-def trained_on(record: dict, names: bool = False) -> str:
-    """What a run was trained on, as "GPU, CPU from epoch 20"; with `names`, which, with how many threads, what for."""
-    places = _places(record, names)
-    epochs = record["recipe"]["epochs"]
+def trained_on(record: dict) -> str:
+    """What a run was trained on, and with how many threads: "AMD EPYC, 1 thread; NVIDIA H200 from epoch 10"."""
+    places, epochs = _places(record, names=True), record["recipe"]["epochs"]
     told = [f"{place} from epoch {after + 1}" if after else place for after, place in places if after < epochs]
-    if names:
-        told += [f"measured on {place}" for after, place in places if after >= epochs]
-    return ("; " if names else ", ").join(told)
+    return "; ".join(told + [f"measured on {place}" for after, place in places if after >= epochs])
 
 
 def devices(record: dict) -> str:
-    """As `trained_on`, without the epochs: "CPU", "GPU" or "GPU, then CPU"."""
+    """As `trained_on`, in short: "CPU", "GPU" or "GPU, then CPU"."""
     return ", then ".join(place for after, place in _places(record) if after < record["recipe"]["epochs"])
 
 

@@ -36,7 +36,7 @@ def recorded(models: Path | None = None) -> pd.DataFrame:
         if made["dataset"] != "cifar100" or made["split"] != "full" or "imported" in record:
             continue
         low, high = evaluation.wilson(round(result["top1"] / 100 * result["images"]), result["images"])
-        more = {"usual": is_usual(made), "minutes": record["seconds"] / 60, "trained_on": places.trained_on(record)}
+        more = {"usual": is_usual(made), "minutes": record["seconds"] / 60, "trained_on": places.devices(record)}
         more |= {"low": low, "high": high, "original": original.get((made["model"], made["width"]))}
         rows.append(_flat(record) | more)
     table = pd.DataFrame(rows, columns=COLUMNS).astype({"usual": bool, "original": float})

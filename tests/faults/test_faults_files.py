@@ -266,7 +266,7 @@ def use_record(run) -> None:
     tables.html(tables.runs(table)), tables.markdown(tables.runs(table)), results.write_csv(run.parent)
     for one in evaluation.evaluate([run.name], models=run.parent, recorded=True):
         evaluation.readable(evaluation.summary([one]))
-        places.trained_on(one.record, names=True)
+        places.trained_on(one.record)
     results.time_to_original(run.parent), results.goals(table)
     records = ablations.recorded(run.parent, run.parent)
     ablations.results(records)

@@ -168,7 +168,7 @@ def test_an_old_checkpoint_is_imported(tmp_path, few_digits, trying, refused, ca
     assert f"old: top-1 {record['result']['top1']:.2f} %" in capsys.readouterr().out
     assert main(["evaluate", "--models", str(models)]) == main(["predict", str(picture), "--models", str(models)]) == 0
     (recorded,) = evaluation.evaluate(["old"], models=models, recorded=True)
-    assert places.trained_on(recorded.record, names=True).startswith("an unknown machine; measured on")
+    assert places.trained_on(recorded.record).startswith("an unknown machine; measured on")
     for more, word in (
         (["--run", "old"], "exists"),
         (["--run", "../old"], "no name"),
