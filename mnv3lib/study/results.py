@@ -97,7 +97,7 @@ def time_to_original(models: Path | None = None) -> pd.DataFrame:
         history["minutes"] = history["seconds"].cumsum() / 60
         above = history[history["test_top1"] > row.original][["epoch", "minutes"]]
         first = above.iloc[0].to_dict() if len(above) else {}
-        where = places.trained_on(store.load_record(row.run, models), names=True)
+        where = places.trained_on(store.load_record(row.run, models))
         rows.append(first | {"run": row.run, "original": row.original, "trained_on": where})
     table = pd.DataFrame(rows, columns=["run", "original", "epoch", "minutes", "trained_on"])
     return table.astype({"epoch": "Int64"})
