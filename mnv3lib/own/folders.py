@@ -75,7 +75,7 @@ def load(
         (path, label, part == "test")
         for part, root in sets.items()
         for label, name in enumerate(names)
-        for path in (find_files(root / name) if (root / name).is_dir() else ())  # a test set may lack a class
+        for path in (sorted(find_files(root / name)) if (root / name).is_dir() else ())  # a test set may lack a class
     ]
     _check_memory(folder, len(listed), size)
     images, broken, content = _read(folder, [path for path, _, _ in listed], size, log)
@@ -162,21 +162,28 @@ def find_classes(folder: Path) -> list[str]:
     return names
 
 
-def find_files(folder: Path) -> list[Path]:
-    """The files in `folder` and below, in order, without hidden ones and COMPANIONS."""
-    found = []
-    for parent, below, names in os.walk(folder, onerror=_raise):
-        below[:] = [name for name in below if not _hidden(name)]
-        found += [Path(parent, name) for name in names]
-    return sorted(filter(_may_be_image, found))
+def find_files(folder: Path, recursive: bool = True, most: float = math.inf) -> list[Path]:
+    """The files in `folder`, then those of each of its subfolders, in order, without hidden ones and COMPANIONS.
+
+    Links to folders are followed, and each folder counts once. Raises InputError if there are more than `most`.
+    """
+    found, seen, waiting = [], set(), [folder]
+    while waiting:
+        one = waiting.pop(0)
+        if (real := one.resolve()) in seen:
+            continue
+        seen.add(real)
+        shown = sorted(path for path in one.iterdir() if not _hidden(path.name))
+        found += [path for path in shown if not path.is_dir() and _may_be_image(path)]
+        if recursive:
+            waiting[:0] = [path for path in shown if path.is_dir()]
+        if len(found) > most:
+            raise InputError(f"{printable(folder)} has more than {most:,} files: name fewer folders")
+    return found
 
 
 def _may_be_image(path: Path) -> bool:
     return not _hidden(path.name) and path.suffix.lower() not in COMPANIONS
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def _folders(folder: Path) -> list[Path]:

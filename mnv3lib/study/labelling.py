@@ -13,7 +13,8 @@ import torch
 
 from mnv3lib import store
 from mnv3lib.errors import InputError, local
-from mnv3lib.inference import COLUMNS, COMPANIONS, as_pixels, guess, load_image, printable
+from mnv3lib.inference import COLUMNS, as_pixels, guess, load_image, printable
+from mnv3lib.own.folders import find_files
 from mnv3lib.progress import bar
 from mnv3lib.provenance import place
 
@@ -39,7 +40,7 @@ def find_images(paths: Iterable[str | os.PathLike], recursive: bool = True) -> l
     paths, found = [local(path) for path in paths], []
     for path in paths:
         if path.is_dir():
-            found += _files(path, recursive)
+            found += find_files(path, recursive, MOST_FILES)
         elif path.exists():
             found.append(path)
         else:
@@ -47,23 +48,6 @@ def find_images(paths: Iterable[str | os.PathLike], recursive: bool = True) -> l
     if not found:
         raise InputError(f"there are no images in {', '.join(map(printable, paths))}")
     return list(dict.fromkeys(found))
-
-
-def _files(folder: Path, recursive: bool) -> list[Path]:
-    """The files in a folder, then those of each of its subfolders, links to folders included, each folder once."""
-    found, seen, waiting = [], set(), [folder]
-    while waiting:
-        one = waiting.pop(0)
-        if (real := one.resolve()) in seen:
-            continue
-        seen.add(real)
-        shown = sorted(path for path in one.iterdir() if not path.name.startswith("."))
-        found += [path for path in shown if not path.is_dir() and path.suffix.lower() not in COMPANIONS]
-        if recursive:
-            waiting[:0] = [path for path in shown if path.is_dir()]
-        if len(found) > MOST_FILES:
-            raise InputError(f"{printable(folder)} has more than {MOST_FILES:,} files: name fewer folders")
-    return found
 
 
 def photographs(folder: str | os.PathLike, size: int = 32) -> torch.Tensor:

@@ -96,6 +96,10 @@ def test_folders_below_a_class_count_and_what_is_no_image_does_not(shapes):
     (shapes / "circle" / ".hidden").write_text("")
     (shapes / "circle" / "notes.txt").write_text("")
     (shapes / ".git").mkdir()
+    elsewhere = shapes.with_name("elsewhere")
+    elsewhere.mkdir()
+    next((shapes / "circle").glob("*.png")).rename(elsewhere / "y.png")
+    (shapes / "circle" / "linked").symlink_to(elsewhere)
     found, lines = told(shapes)
     assert len(found.train) + len(found.test) == 30 and len(lines) == 1
 
