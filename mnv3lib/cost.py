@@ -58,6 +58,12 @@ def layers(network: nn.Module, size: int = 32) -> "pandas.DataFrame":
     return pandas.DataFrame(rows).astype({"kernel": "Int64", "stride": "Int64", "groups": "Int64"})
 
 
+def front(table: "pandas.DataFrame", cost: str) -> "pandas.DataFrame":
+    """The rows that no other beats in top1 at no more `cost`, a column; cheapest first. Those without either go."""
+    known = table.dropna(subset=[cost, "top1"]).sort_values([cost, "top1"], ascending=[True, False])
+    return known[known["top1"] > known["top1"].cummax().shift(fill_value=-1.0)]
+
+
 def _kind(module: nn.Module) -> str:
     if isinstance(module, nn.Linear):
         return "linear"

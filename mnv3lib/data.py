@@ -132,6 +132,14 @@ def why_not(record: dict, folder: str | os.PathLike | None = None) -> str:
     return f"the images in {place} are others than those that it was trained and tested with"
 
 
+def need(record: dict, folder: str | os.PathLike | None = None) -> None:
+    """Raise InputError if the images that the run of a record was trained on are not on this machine."""
+    if record["recipe"]["dataset"] == "cifar100" and not available(folder):
+        raise InputError("CIFAR-100 is not on this machine, and nothing can be measured without: see MNV3_DATA")
+    if "data" in record and of_run(record, folder) is None:
+        raise InputError(f"{record['run']}: {why_not(record, folder)}")
+
+
 def _own_folder(record: dict, folder: str | os.PathLike | None) -> str | os.PathLike | None:
     """Where the images of a run's own are looked for."""
     if not folder or name_of(folder) == "cifar100":  # where CIFAR-100 is has been said for other runs

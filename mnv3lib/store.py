@@ -6,6 +6,7 @@ what came out), history.csv (a row an epoch) and predictions.npz (labels and the
 
 import csv
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -156,6 +157,12 @@ def load(run: str, folder: Path | None = None, *, trainable: bool = False) -> Mo
 def weights_file(run: str, folder: Path | None = None) -> Path:
     """The file with the weights of a run."""
     return _existing(run, folder, WEIGHTS)
+
+
+def digest(path: str | os.PathLike) -> str:
+    """The SHA-256 of a file."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_weights(path: str | os.PathLike, *, trainable: bool = False) -> MobileNet:

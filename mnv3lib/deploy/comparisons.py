@@ -111,12 +111,6 @@ def at_equal(table: pd.DataFrame, column: str, uncertain: float = 0.0) -> pd.Dat
     return pd.DataFrame(rows, columns=[*PANEL, "network", "at", "model", "ratio", "low", "high"])
 
 
-def front(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows with a top1 that no other row beats in both, fastest first."""
-    known = table.dropna(subset=["top1"]).sort_values(["median_ms", "top1"], ascending=[True, False])
-    return known[known["top1"] > known["top1"].cummax().shift(fill_value=-1.0)]
-
-
 def ratios(relative: pd.DataFrame, label: str, reference: str | None = None) -> pd.Series:
     """The ratio of a contestant by batch size and model (the index); empty where it was not measured.
 

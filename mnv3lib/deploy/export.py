@@ -1,6 +1,5 @@
 """A trained run out of PyTorch, in the formats of FORMATS; each file is tried on real images in its own runtime."""
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
@@ -53,7 +52,8 @@ def export(
             model.metadata_props.extend(onnx_files.metadata(whole))
             with writing.replacing(path) as temporary:
                 temporary.write_bytes(model.SerializeToString())
-            facts |= {"top1": top1(onnx_files.session(whole), test), "top1_int8": top1(onnx_files.session(path), test)}
+            for name, file in (("top1", whole), ("top1_int8", path)):
+                facts[name] = formats.top1(onnx_files.opened(file), test)
     return facts
 
 
@@ -82,16 +82,16 @@ def _real(
     return sized(dataset.test.images[:200], told["recipe"]["image_sizes"][-1]), dataset
 
 
-def top1(opened, split: Split) -> float:
-    """The share of images, in percent, whose likeliest class is the right one, as an onnxruntime session has it."""
-    return 100 * float((onnx_files.logits(opened, split.images).argmax(1) == split.labels.numpy()).mean())
-
-
 def record(run: str, facts: dict, folder: Path, models: Path | None = None) -> Path:
     """Write what `export` found out about an int8 file of `run` to `folder`, with the digest of the run's weights."""
     path = Path(folder) / f"{run}.json"
     accuracies = {name: facts[name] for name in ("top1", "top1_int8")}
-    content = {"run": run, "weights": _digest(run, models), **accuracies, "onnxruntime": version("onnxruntime")}
+    content = {
+        "run": run,
+        "weights": store.digest(store.weights_file(run, models)),
+        **accuracies,
+        "onnxruntime": version("onnxruntime"),
+    }
     content |= timing.stamp()
     with writing.replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -101,14 +101,10 @@ def record(run: str, facts: dict, folder: Path, models: Path | None = None) -> P
 def recorded(run: str, folder: Path, models: Path | None = None) -> dict | None:
     """What `record` wrote of the weights that `run` has now; None if there is nothing."""
     path = Path(folder) / f"{run}.json"
-    if not path.is_file():
+    if not path.is_file() or not store.has(run, store.WEIGHTS, models):
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return found if found["weights"] == _digest(run, models) else None
+        return found if found["weights"] == store.digest(store.weights_file(run, models)) else None
     except (ValueError, TypeError, KeyError):
         raise InputError(f"{path} is no record of an int8 file: delete it") from None
-
-
-def _digest(run: str, models: Path | None) -> str:
-    return hashlib.sha256((store.run_folder(run, models) / store.WEIGHTS).read_bytes()).hexdigest()

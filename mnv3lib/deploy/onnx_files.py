@@ -8,7 +8,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -194,6 +194,12 @@ def open_session(model: Path | bytes, threads: int | None = None, spinning: bool
     return onnxruntime.InferenceSession(
         model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
     )
+
+
+def opened(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """What a file answers: float images [n, 3, size, size] to logits."""
+    found = session(path)
+    return lambda images: found.run(None, {"images": images})[0]
 
 
 def classes(opened) -> tuple[str, ...]:

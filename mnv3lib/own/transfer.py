@@ -1,7 +1,6 @@
 """Images of one's own: the recipe for them, and a trained network to start from."""
 
 import dataclasses
-import hashlib
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -99,4 +98,4 @@ def find(start: str | Path, models: Path | None = None) -> tuple[MobileNet, str]
         path = store.weights_file(run, next((one for one in folders if store.has(run, store.WEIGHTS, one)), folders[0]))
     name = path.parent.name if path.name == store.WEIGHTS else path.stem
     name = re.sub(r"[^A-Za-z0-9_.+-]", "-", name)[:120]
-    return store.load_weights(path), f"{name}@{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
+    return store.load_weights(path), f"{name}@{store.digest(path)[:12]}"

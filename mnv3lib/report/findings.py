@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mnv3lib import store
+from mnv3lib import cost, store
 from mnv3lib.deploy import comparisons, export, latency
 from mnv3lib.provenance import ROOT
 from mnv3lib.study import ablations, claims, statistics
@@ -94,7 +94,7 @@ def headline(measured: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
 def front(speed: pd.DataFrame) -> pd.DataFrame:
     """The networks that none beats in both accuracy and time with onnxruntime, with PyTorch's time as `torch_ms`."""
     torch_ms = speed[speed["runtime"] == "folded"].set_index(["model", "width"])["median_ms"].rename("torch_ms")
-    return comparisons.front(speed[speed["runtime"] == "onnxruntime"]).join(torch_ms, on=["model", "width"])
+    return cost.front(speed[speed["runtime"] == "onnxruntime"], "median_ms").join(torch_ms, on=["model", "width"])
 
 
 def equal(speed: pd.DataFrame, uncertain: float) -> pd.DataFrame:

@@ -29,34 +29,32 @@ def goals(table: pd.DataFrame) -> str:
     return TEMPLATES.get_template("goals.md.j2").render(goals=table.to_dict("records"))
 
 
-def render(template: str, models: Path | None = None, **values) -> str:
-    """A template with what the trained models in `models` and the recorded ablations say, and with `values`."""
-    recorded = results.recorded(models)
-    tests = findings.tests(recorded, models)
-    said = {
-        "runs": tables.runs(recorded),
-        "goals": results.goals(recorded).to_dict("records"),
-        "claims": tables.claims(tests),
-        "planned": axes.read().planned,
-    }
-    return TEMPLATES.get_template(template).render(said | values)
-
-
 def start(models: Path | None = None, **values) -> str:
     """The start page; `values` are its pages, figures and `made`, which tells when and from what."""
     recorded = results.recorded(models)
     tests = findings.tests(recorded, models)
     more = {"peers": results.peers().to_dict("records"), "verdicts": claims.verdicts(tests).to_dict("records")}
-    return render("index.html.j2", models, **findings.numbers(recorded, tests, models), **more, **values)
+    more |= findings.numbers(recorded, tests, models) | {"runs": tables.runs(recorded)}
+    return _render("index.html.j2", recorded, tests, **more, **values)
 
 
 def block(models: Path | None = None) -> str:
     """What README has between its two markers."""
-    runs = tables.runs(results.recorded(models))
+    recorded = results.recorded(models)
+    runs, peers = tables.runs(recorded), tables.peers()
     runs["run"] = runs["run"].map("`{}`".format)
-    peers = tables.peers()
     peers["published by"] = "[" + peers["published by"] + "](" + results.peers()["url"] + ")"
-    return render("readme.md.j2", models, runs=runs, peers=peers)
+    return _render("readme.md.j2", recorded, findings.tests(recorded, models), runs=runs, peers=peers)
+
+
+def _render(template: str, recorded: pd.DataFrame, tests: pd.DataFrame, **values) -> str:
+    """A template with what both have of results.recorded's table and of the tests of claims, and with `values`."""
+    said = {
+        "goals": results.goals(recorded).to_dict("records"),
+        "claims": tables.claims(tests),
+        "planned": axes.read().planned,
+    }
+    return TEMPLATES.get_template(template).render(said | values)
 
 
 def update(readme: Path, models: Path | None = None) -> None:

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 
+from mnv3lib.cost import front
 from mnv3lib.study import axes, statistics
 from mnv3lib.study.axes import Claim
 from mnv3lib.study.statistics import Seeds, Spread
@@ -115,18 +116,12 @@ def curves(models: pd.DataFrame, cost: str, newer: str, older: str) -> pd.DataFr
     usual = usual.assign(version=usual["model"].str[:2].str.upper(), **({} if cost in usual else {cost: math.nan}))
     networks = usual.groupby(["version", "model", "width"], as_index=False)
     networks = networks.agg(cost=(cost, "first"), top1=("top1", "mean"), seeds=("top1", "size"), std=("top1", "std"))
-    new, old = (_front(networks[networks["version"] == one].dropna(subset=["cost"])) for one in (newer, older))
+    new, old = (front(networks[networks["version"] == one], "cost") for one in (newer, older))
     if new.empty or old.empty:
         return new.head(0).assign(weight=0.0, least=0.0, most=0.0)
     least, most = (max(new["cost"].min(), old["cost"].min()), min(new["cost"].max(), old["cost"].max()))
     weights = [*_shares(new["cost"], least, most), *-_shares(old["cost"], least, most)] if least < most else []
     return pd.concat([new, old])[: len(weights)].assign(weight=weights, least=least, most=most)
-
-
-def _front(networks: pd.DataFrame) -> pd.DataFrame:
-    """Those that none beats at no more cost, cheapest first."""
-    ordered = networks.sort_values(["cost", "top1"], ascending=[True, False])
-    return ordered[ordered["top1"] > ordered["top1"].cummax().shift(fill_value=-math.inf)]
 
 
 def _shares(costs: pd.Series, least: float, most: float) -> np.ndarray:

@@ -73,12 +73,13 @@ def record(
     of each run, in how many of its 30 spoilt states it was right. Both are written after each run; other runs' stay.
     """
     runs = list(runs) or evaluation.comparable(models)
-    recipes = {run: store.load_record(run, models)["recipe"] for run in runs}
+    records = [store.load_record(run, models) for run in runs]
+    recipes = {record["run"]: record["recipe"] for record in records}
     for run, recipe in recipes.items():
         if evaluation.measured_on(recipe) != "cifar100 test":
             raise InputError(f"{run} is on {evaluation.measured_on(recipe)}: corruptions are of CIFAR-100's test set")
-    if not data.available(data_folder):
-        raise InputError("CIFAR-100 is not on this machine, and nothing can be measured without: see MNV3_DATA")
+    for record in records:
+        data.need(record, data_folder)
     networks = {run: store.weights_file(run, models) for run in runs}  # all of them first: a typo costs no time
     cases = [("none", 0)] + [(way, severity) for way in STRENGTHS for severity in range(1, 6)]
     test = data.load("cifar100", data_folder).test

@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import hashlib
 import re
 import zipfile
 from pathlib import Path
@@ -222,7 +221,7 @@ def import_pth(
         ) from None
     predictions = inference.best_five(network.eval(), dataset.test)
     parameters, macs = cost.totals(network)
-    origin = {"file": Path(path).name, "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+    origin = {"file": Path(path).name, "sha256": store.digest(path)}
     origin |= {"weights": found.name, "not_taken": found.others, "keys": "timm" if timm else "torchvision"}
     record = {
         "run": run,

@@ -29,7 +29,7 @@ def measured(run: str, models: Path | None = None, data_folder: Path | None = No
     record = store.load_record(run, models)
     if not store.has(run, store.WEIGHTS, models):
         raise InputError(f"{run} was kept without weights: --retrain trains its first epochs again instead")
-    _need(record, data_folder)
+    data.need(record, data_folder)
     (found,) = evaluation.evaluate([run], models=models, data_folder=data_folder)
     made, result = Recipe(**record["recipe"]), record["result"]
     parameters, macs = cost.totals(MobileNet(made.architecture), made.image_sizes[-1])
@@ -68,7 +68,7 @@ def retrained(
     made = Recipe(**record["recipe"])
     if not 1 <= epochs <= made.epochs:
         raise InputError(f"epochs {epochs}: {run} has {made.epochs}, choose from 1 to {made.epochs}")
-    _need(record, data_folder)
+    data.need(record, data_folder)
     history = store.load_history(run, models)[:epochs]
     dataset = data.of_run(record, data_folder) or data.load(made.dataset, data_folder)
     start, found = transfer.find(made.start, models) if made.start else (None, "")
@@ -91,10 +91,3 @@ def exactly(table: pd.DataFrame) -> bool:
 
 def _hits(result: dict, name: str) -> int:
     return round(result[name] * result["images"] / 100)
-
-
-def _need(record: dict, data_folder: Path | None) -> None:
-    if record["recipe"]["dataset"] == "cifar100" and not data.available(data_folder):
-        raise InputError("CIFAR-100 is not on this machine, and nothing can be measured without: see MNV3_DATA")
-    if "data" in record and data.of_run(record, data_folder) is None:
-        raise InputError(f"{record['run']}: its images are no longer in {record['data']['folder']}, or are others now")

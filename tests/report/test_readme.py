@@ -93,7 +93,7 @@ def test_goals_are_told_from_their_numbers():
 def test_the_start_page_has_code_where_readme_has_backticks(models):
     page = readme.start(models, pages=[], figures=[], made="<made>")
     assert "`" not in page and "<code>original</code>" in page and "<code>modern</code>" in page
-    assert "&lt;made&gt;" in page and "<td>mobilenet_v3_small_0.25</td>" in page
+    assert "&lt;made&gt;" in page and '<td class="words">mobilenet_v3_small_0.25</td>' in page
 
 
 def test_verdicts_follow_the_recorded_ablations(models, tmp_path, monkeypatch):
