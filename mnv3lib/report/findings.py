@@ -33,6 +33,7 @@ def numbers(
         "ablations": len(records),
         "versions": tests[tests["axis"].isna()].dropna(subset=["difference"]).to_dict("records"),
         "ablation": lambda axis, variant: rows.get((axis, variant)),
+        "needed": tests["needed"].dropna().astype(int).sort_values().tolist(),
         "spread": spread,
         "base_deviation": next(
             (row["spread"] for row in rows.values() if pd.isna(row["outcome"]) and row["seeds"] > 1), None

@@ -12,7 +12,7 @@ from IPython.display import HTML
 
 from mnv3lib.recipe import short
 from mnv3lib.study import results
-from mnv3lib.study.claims import Verdict, verdicts
+from mnv3lib.study.claims import PLANS, Verdict, verdicts
 
 HEADINGS = {  # of columns that several tables have, parameters and MACs in millions
     "parameters": "parameters (M)",
@@ -154,6 +154,9 @@ def claims(tests: pd.DataFrame) -> pd.DataFrame:
             "evidence": [
                 "; ".join(map(_evidence, tested[tested["claim"] == claim].itertuples())) for claim in judged["claim"]
             ],
+            "runs of each that would decide it": [
+                _needed(row.verdict, tests[tests["claim"] == row.claim].iloc[0]) for row in judged.itertuples()
+            ],
         }
     )
 
@@ -163,6 +166,12 @@ def verdict(verdict: Verdict, parts: pd.Series) -> str:
     clear = parts[parts.isin([Verdict.HOLDS, Verdict.FAILS])].value_counts(sort=False)
     told = [f"{count} of {len(parts)} clearly {PARTS[part]}{'s' * (count == 1)}" for part, count in clear.items()]
     return f"{verdict}; taken alone, {', '.join(told)}" if verdict == Verdict.UNDECIDED and told else str(verdict)
+
+
+def _needed(verdict: Verdict, test: pd.Series) -> str:
+    if verdict != Verdict.UNDECIDED or pd.isna(test["low"]):
+        return "–"
+    return f"more than {max(PLANS)}" if pd.isna(test["needed"]) else f"about {test['needed']:.0f}"
 
 
 def _evidence(row) -> str:

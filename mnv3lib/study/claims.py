@@ -1,7 +1,10 @@
 """Which of the earlier report's claims the recorded runs bear out."""
 
+import bisect
 import enum
+import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -32,6 +35,7 @@ COLUMNS = (
     "claim axis question every variant against difference low high seeds seeds_against p_holds p_fails verdict".split()
 )
 COLUMNS += "cost least most".split()
+PLANS = (*range(2, 31), 40, 50, 75, 100)  # seeds of each recipe, of which the fewest that would decide a claim is told
 
 
 def tests(table: pd.DataFrame, models: pd.DataFrame, spread: Spread) -> pd.DataFrame:
@@ -41,13 +45,50 @@ def tests(table: pd.DataFrame, models: pd.DataFrame, spread: Spread) -> pd.DataF
     question (whether it is only asked), every (whether the claim is about all of its differences, or about one of
     them), variant and against (what is set beside what), difference (points of top-1), low and high (its 95 %
     interval), seeds and seeds_against (how many runs), p_holds and p_fails (of the tests that it lies, and that it does
-    not lie, where the claim says), verdict (on this difference alone, as if it were the only test), and for versions
-    cost (of VERSIONS), and from the least to the most of it that both versions have. What was not run has no numbers.
+    not lie, where the claim says), verdict (on this difference alone, as if it were the only test), for versions cost
+    (of VERSIONS), and from the least to the most of it that both versions have, and needed (see `_needed`). What was
+    not run has no numbers.
     """
-    rows = [row for cost in VERSIONS for row in _of_versions(models, cost, spread)]
+    found = _tests(table, models, spread)
+    return found.assign(needed=found["claim"].map(_needed(found, table, models, spread)).astype(float))
+
+
+def _tests(table: pd.DataFrame, models: pd.DataFrame, spread: Spread, least: int = 0) -> pd.DataFrame:
+    """As `tests`, but for needed. With `least` as if all had so many seeds, at the means and deviations they have."""
+
+    def planned(seeds: Seeds) -> Seeds:
+        if seeds.count >= least:
+            return seeds
+        return Seeds(seeds.top1, least, spread.deviation if math.isnan(seeds.deviation) else seeds.deviation)
+
+    if spread.alike:  # what two recipes with so many seeds tell of it
+        spread = spread._replace(freedom=max(spread.freedom, 2 * (least - 1)))
+    rows = [row for cost in VERSIONS for row in _of_versions(models, cost, spread, planned)]
     for claim in axes.read().claims:
-        rows += _of_claim(claim, table[table["axis"] == claim.axis].set_index("variant"), spread)
+        rows += _of_claim(claim, table[table["axis"] == claim.axis].set_index("variant"), spread, planned)
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _needed(found: pd.DataFrame, table: pd.DataFrame, models: pd.DataFrame, spread: Spread) -> dict[str, int]:
+    """How many seeds of each recipe would decide each claim that is not, if means and deviations stayed as they are.
+
+    The next claim to be decided has to pass Holm's correction for all that are not. Those for which the most of PLANS
+    would not do are left out.
+    """
+    judged = verdicts(found)
+    undecided = judged["verdict"] == Verdict.UNDECIDED
+    left = (undecided | (judged["verdict"] == Verdict.MISSING)).sum()
+    tried = functools.cache(functools.partial(_tests, table, models, spread))
+
+    def decides(seeds: int, claim: str) -> bool:
+        *_, p = _judged(tried(seeds).groupby("claim").get_group(claim))
+        return p < LEVEL / left
+
+    places = {
+        claim: bisect.bisect_left(PLANS, True, key=functools.partial(decides, claim=claim))
+        for claim in judged["claim"][undecided]
+    }
+    return {claim: PLANS[place] for claim, place in places.items() if place < len(PLANS)}
 
 
 def verdicts(tests: pd.DataFrame) -> pd.DataFrame:
@@ -73,20 +114,21 @@ def _judged(group: pd.DataFrame) -> tuple:
     return first["claim"], first["axis"], first["question"], run, p_holds <= p_fails, min(p_holds, p_fails)
 
 
-def _of_claim(claim: Claim, rows: pd.DataFrame, spread: Spread) -> list[dict]:
+def _of_claim(claim: Claim, rows: pd.DataFrame, spread: Spread, planned: Callable[[Seeds], Seeds]) -> list[dict]:
     against = claim.against or (rows.index[0] if len(rows) else "base")
     about = {"claim": claim.text, "axis": claim.axis, "question": claim.question, "every": claim.every}
     tested, measured = [], rows[["top1", "seeds", "spread"]].to_dict("index")
     for name in claim.variants:
         row = about | {"variant": name, "against": against, "verdict": Verdict.MISSING}
         if name in measured and against in measured:
-            row |= measured[name] | {f"{key}_against": value for key, value in measured[against].items()}
-            row |= _tested(row, spread, claim.low, claim.high)
+            sides = [planned(Seeds(*measured[side].values())) for side in (name, against)]
+            row |= {"seeds": sides[0].count, "seeds_against": sides[1].count}
+            row |= _judged_difference(spread.difference(*sides), claim.low, claim.high)
         tested.append(row)
     return tested
 
 
-def _of_versions(models: pd.DataFrame, cost: str, spread: Spread) -> list[dict]:
+def _of_versions(models: pd.DataFrame, cost: str, spread: Spread, planned: Callable[[Seeds], Seeds]) -> list[dict]:
     """That each version is more accurate than the one before at an equal `cost`.
 
     A curve goes through the networks of a version that none of it beats at no more cost: straight in the logarithm of
@@ -98,7 +140,7 @@ def _of_versions(models: pd.DataFrame, cost: str, spread: Spread) -> list[dict]:
         row = about | {"variant": newer, "against": older, "verdict": Verdict.MISSING}
         found = curves(models, cost, newer, older)
         if len(found):
-            means = [Seeds(one.top1, one.seeds, one.std) for one in found.itertuples()]
+            means = [planned(Seeds(one.top1, one.seeds, one.std)) for one in found.itertuples()]
             runs = found[found["weight"] != 0].groupby("version")["seeds"].sum()
             row |= found[["least", "most"]].iloc[0].to_dict() | {"seeds": runs[newer], "seeds_against": runs[older]}
             row |= _judged_difference(spread.contrast(found["weight"], means), 0, math.inf)
@@ -128,12 +170,6 @@ def _shares(costs: pd.Series, least: float, most: float) -> np.ndarray:
     """What each point of a curve counts in the curve's mean from `least` to `most`."""
     places, spots = np.linspace(math.log(least), math.log(most), 1001), np.log(costs.to_numpy(float))
     return np.array([np.interp(places, spots, one).mean() for one in np.eye(len(spots))])
-
-
-def _tested(pair: dict, spread: Spread, least: float, most: float) -> dict:
-    """By how much top1 is above top1_against, and whether that lies between `least` and `most` points."""
-    sides = (Seeds(*(pair[f"{name}{side}"] for name in ("top1", "seeds", "spread"))) for side in ("", "_against"))
-    return _judged_difference(spread.difference(*sides), least, most)
 
 
 def _judged_difference(found: statistics.Difference, least: float, most: float) -> dict:

@@ -1,7 +1,6 @@
 """What seeds do to top-1: its spread, the intervals of differences, and whether they can be trusted."""
 
 import enum
-import itertools
 import json
 import math
 from collections.abc import Iterable
@@ -98,17 +97,9 @@ class Spread(NamedTuple):
         squares = self.freedom * self.deviation**2 + (own * seeds.deviation**2 if own else 0.0)
         return squares / (self.freedom + own) / seeds.count, self.freedom + own
 
-    def reach(self, first: int, second: int, deviation: float | None = None) -> float:
-        """Half the 95 % interval of the difference of two recipes with so many seeds, in points.
-
-        deviation: of the seeds of both, by default the typical one.
-        """
-        deviation = self.deviation if deviation is None else deviation
-        return self.difference(Seeds(0.0, first, deviation), Seeds(0.0, second, deviation)).half
-
-    def seeds_within(self, points: float, deviation: float | None = None) -> int:
-        """How many seeds of each of two recipes make their `reach` less than so many points. The spread is known."""
-        return next(seeds for seeds in itertools.count(1) if self.reach(seeds, seeds, deviation) < points)
+    def reach(self, first: int, second: int) -> float:
+        """Half the 95 % interval of the difference of two recipes with so many seeds, in points."""
+        return self.difference(*(Seeds(0.0, count, self.deviation) for count in (first, second))).half
 
 
 def training(record: dict) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 from records import record_of
 
@@ -51,6 +52,22 @@ def test_no_records_no_verdicts(tmp_path):
 )
 def test_no_difference_is_a_claim_that_can_fail(tops, expected):
     assert verdict(differences(tops), "Dropout makes no difference") == expected
+
+
+def test_as_many_runs_as_are_said_to_decide_a_claim_do():
+    """The same means and the same deviations, with so many seeds and with fewer."""
+    tops = {"0": [60.0, 61.0], "0.2": [60.2, 60.8]}
+    needed = differences(tops).set_index("claim")["needed"].dropna()
+    assert list(needed.index) == ["Dropout makes no difference"] and 5 < needed.item() <= 100
+
+    def with_seeds(count):
+        drawn = np.linspace(-1, 1, count) / np.std(np.linspace(-1, 1, count), ddof=1)
+        return differences({name: np.mean(two) + drawn * np.std(two, ddof=1) for name, two in tops.items()})
+
+    assert verdict(with_seeds(int(needed.item()) + 1), "Dropout makes no difference") == Verdict.HOLDS
+    assert verdict(with_seeds(int(needed.item()) // 2), "Dropout makes no difference") == Verdict.UNDECIDED
+    for known, told in ((tops, {"–", f"about {needed.item():.0f}"}), ({"0": [60.0], "0.2": [60.1]}, {"–"})):
+        assert set(tables.claims(differences(known))["runs of each that would decide it"]) == told
 
 
 def test_a_claim_about_two_variants():
