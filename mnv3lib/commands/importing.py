@@ -7,7 +7,7 @@ padding differs), the classes in alphabetical order.
 import argparse
 
 from mnv3lib import provenance, recipe
-from mnv3lib.commands.options import add_shared, given, model, note, path
+from mnv3lib.commands.options import given, model, note, path, positive
 from mnv3lib.recipe import Architecture
 
 
@@ -16,11 +16,15 @@ def add(command) -> None:
     command.add_argument("--run", required=True, metavar="NAME", help="what to call it")
     imported = provenance.place("trained_models").parent / "build" / "imported"
     command.add_argument("--models", type=path, default=imported, help="the folder that it goes to")
-    add_shared(command, "data")
-    command.add_argument("--dataset", default="cifar100", choices=recipe.DATASETS, help="that it was trained on")
+    command.add_argument(
+        "--data", type=path, metavar="FOLDER", help="of CIFAR-100, or your own images, a folder a class"
+    )
+    command.add_argument("--dataset", choices=recipe.DATASETS, help="that it was trained on (else what --data holds)")
     command.add_argument("--model", type=model, required=True, help=f"one of {', '.join(recipe.MODELS)}")
     command.add_argument("--width", type=float, default=1.0, help="its width multiplier")
-    command.add_argument("--lowered-strides", type=int, default=3, help="stride-2 layers that run at stride 1 in it")
+    command.add_argument("--image-size", type=positive, default=32, help="pixels a side that it was trained with")
+    strides = "stride-2 layers that run at stride 1 in it (else by image size: 3 at 32 px, 0 at 224)"
+    command.add_argument("--lowered-strides", type=int, help=strides)
     command.add_argument("--penultimate", type=int, help="channels before its classifier (else the paper's)")
     command.add_argument("--weights", metavar="NAME", help="which, where the file has several (else the averaged ones)")
     command.add_argument("--se-last", action="store_true", help="squeeze-excitation on Small's last 1x1 convolution")
@@ -29,17 +33,22 @@ def add(command) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    fields = given(options) | {"num_classes": recipe.DATASETS[options.dataset]}
-    architecture = Architecture(**{name: value for name, value in fields.items() if name != "dataset"})
+    fields = given(options)
+    name = fields.pop("dataset")
+    if fields["lowered_strides"] is None:
+        fields["lowered_strides"] = recipe.strides_for(options.image_size)
+    Architecture(**fields)  # what is wrong is told at once
     from mnv3lib import data
     from mnv3lib.study import importing
 
+    dataset = data.load(name or data.name_of(options.data), options.data, options.image_size, log=note)
     record = importing.import_pth(
         options.file,
         options.run,
         options.models,
-        architecture=architecture,
-        dataset=data.load(options.dataset, options.data),
+        architecture=Architecture(**fields | {"num_classes": len(dataset.classes)}),
+        dataset=dataset,
+        size=options.image_size,
         mean=options.mean,
         std=options.std,
         weights=options.weights,

@@ -186,6 +186,7 @@ def import_pth(
     *,
     architecture: Architecture,
     dataset: Dataset,
+    size: int = 32,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     weights: str | None = None,
@@ -194,8 +195,8 @@ def import_pth(
 
     Returns its record, which tells where it comes from and that no more is known; there is no history.
     The keys must be those of `mnv3lib.build`, which for V2 and V3 are torchvision's, or timm's of V2 or V3, and the
-    classes in the order of `dataset`. `mean` and `std` are the normalisation that it was trained with, else the data
-    set's here. `weights`: see `read_pth`.
+    classes in the order of `dataset`. `size`, in pixels a side, and the normalisation, `mean` and `std`, are those that
+    it was trained with; else the normalisation is the data set's here. `weights`: see `read_pth`.
     """
     target = store.run_folder(run, models)
     if target.exists():
@@ -214,18 +215,20 @@ def import_pth(
         _refuse_torchvisions_widths(architecture, state)
         network = store.fill(architecture, state)
         store.describe(network, dataset.classes, tuple(mean or dataset.mean), tuple(std or dataset.std))
+        network.size = size
     except InputError as error:
         raise InputError(
             f"{path} does not fit {architecture.model} {architecture.width:g}: {error}; say model, width, penultimate "
             "layer and data set as they were in training"
         ) from None
-    predictions = inference.best_five(network.eval(), dataset.test)
-    parameters, macs = cost.totals(network)
+    predictions = inference.best_five(network.eval(), dataset.test, size)
+    parameters, macs = cost.totals(network, size)
+    on = {"dataset": dataset.name, "data_digest": dataset.digest, "split": "full", "image_sizes": [size]}
     origin = {"file": Path(path).name, "sha256": store.digest(path)}
     origin |= {"weights": found.name, "not_taken": found.others, "keys": "timm" if timm else "torchvision"}
     record = {
         "run": run,
-        "recipe": dataclasses.asdict(architecture) | {"dataset": dataset.name, "split": "full", "image_sizes": [32]},
+        "recipe": dataclasses.asdict(architecture) | on,
         "parameters": parameters,
         "macs": macs,
         "result": inference.accuracy(predictions),
@@ -235,7 +238,7 @@ def import_pth(
         "seconds": 0.0,
         "images_per_second": 0.0,
         "imported": origin,
-    }
+    } | ({"data": dataset.facts} if dataset.facts else {})
     store.save(models, record, [], network, predictions)
     return record
 

@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 import photographs
 import pytest
+import torch
 
 import mnv3lib
 from mnv3lib import InputError, store
@@ -79,6 +80,31 @@ def test_the_whole_way(place, capsys):
     out, _ = said(capsys, "latency", TUNED, "--batch", "1", "--threads", "1", "--seconds", "0.01", "--format", "json")
     assert [row["size"] for row in json.loads(out)] == [24]
     assert set(re.findall(r"(yes|no)$", said(capsys, "verify", FIRST)[0], re.MULTILINE)) == {"yes"}
+
+
+def test_an_old_checkpoint_on_ones_own_images_becomes_a_run(place, capsys):
+    """That of a run, which it then has to equal."""
+    said(capsys, "train", "--data", "shapes", *QUICK)
+    network, made = mnv3lib.load(FIRST), store.load_record(FIRST)
+    torch.save({"state_dict": network.state_dict()}, "old.pth")
+    command = ["import", "old.pth", "--run", "old", "--models", "models", "--model", "small", "--width", "0.25"]
+    command += ["--data", "shapes", "--image-size", "16", "--mean", *network.mean, "--std", *network.std]
+    out, beside = said(capsys, *command)
+    assert f"old: top-1 {made['result']['top1']:.2f} %" in out and "60 to test with" in beside
+    record = store.load_record("old")
+    assert record["result"] == made["result"] and record["data"] == made["data"]
+    assert record["recipe"]["lowered_strides"] == made["recipe"]["lowered_strides"] == 4
+    again = mnv3lib.load("old")
+    assert (again.classes, again.size, again.mean, again.std) == (network.classes, 16, network.mean, network.std)
+    rows = json.loads(said(capsys, "evaluate", "old", FIRST, "--format", "json")[0])
+    assert rows[0]["source"] == rows[1]["source"] == "live" and rows[0]["top1"] == rows[1]["top1"]
+    assert "on 60 images" in said(capsys, "export", "old", "--out", "old.onnx")[0]
+    assert main([str(one) for one in command]) == 1 and "exists: choose another name" in capsys.readouterr().err
+    command[command.index("old")] = "older"
+    command[command.index("0.25")] = "0.5"
+    assert main([str(one) for one in command]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("mnv3: error: old.pth does not fit v3_small 0.5") and not (place / "models/older").exists()
 
 
 def test_what_is_wrong_is_one_line(place, capsys):
