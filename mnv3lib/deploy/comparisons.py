@@ -95,7 +95,7 @@ def at_equal(table: pd.DataFrame, column: str, uncertain: float = 0.0) -> pd.Dat
     version that has no networks on both sides is left out. uncertain: points of top-1.
 
     Returns device, batch, network (the V3), at (its MACs or top-1), model (v2 or v1), ratio, and low and high, the
-    ratios at so much less and more top-1, as far as the widths reach.
+    ratios at so much less and more top-1; missing where no width of that version has so little or so much.
     """
     rows = []
     scale = np.log if column == "macs" else np.asarray
@@ -106,7 +106,8 @@ def at_equal(table: pd.DataFrame, column: str, uncertain: float = 0.0) -> pd.Dat
                 spots, here = scale(line.index), scale(getattr(row, column))
                 if len(line) > 1 and spots.min() <= here <= spots.max():
                     around = np.array([here, here - uncertain, here + uncertain])
-                    found = np.exp(np.interp(around, spots, np.log(line))) / row.median_ms
+                    times = np.interp(around, spots, np.log(line), left=np.nan, right=np.nan)
+                    found = np.exp(times) / row.median_ms
                     rows.append((*panel, title(row), getattr(row, column), model, *found))
     return pd.DataFrame(rows, columns=[*PANEL, "network", "at", "model", "ratio", "low", "high"])
 
@@ -127,16 +128,18 @@ def files(table: pd.DataFrame) -> pd.DataFrame:
 
     Columns: run, runtime, network, model, file_mb, file_top1, peak_mib (at the smallest batch), measured, and for each
     batch size B ratio_B (the median time over onnxruntime's for the same run, in the same table) and ms_B (that, times
-    onnxruntime's newest milliseconds a call: tables may be of machines that differ). Of a run and runtime in several
-    tables the newest counts, with several numbers of threads the fewest.
+    onnxruntime's milliseconds in the table that has the most runs, the newest of these: tables may be of machines that
+    differ). Of a run and runtime in several tables the newest counts, with several numbers of threads the fewest.
     """
     columns = ["network", "model", "file_mb", "file_top1", "peak_mib", "measured"]
     if "file_mb" not in table:
         return pd.DataFrame(columns=["run", "runtime", *columns])
     table = table[table["file_mb"].notna() & table["run"].notna()].assign(file=table.get("file", ""))
     keys, one = ["run", "runtime"], ["file", "run", "batch", "threads"]
-    reference = table[table["runtime"] == "onnxruntime"].set_index(one)["median_ms"].rename("reference")
-    table = table.join(reference, on=one)
+    plain = table[table["runtime"] == "onnxruntime"]
+    table = table.join(plain.set_index(one)["median_ms"].rename("reference"), on=one)
+    tables = plain.groupby("file").agg(runs=("run", "nunique"), measured=("measured", "max"))
+    most = plain[plain["file"] == tables.sort_values(["runs", "measured"]).index[-1]] if len(tables) else plain
     table = table[table["threads"] == table.groupby(keys)["threads"].transform("min")]
     table = table.sort_values("measured", kind="stable").drop_duplicates([*keys, "batch"], keep="last")
     table = table.sort_values("batch", kind="stable")
@@ -145,9 +148,9 @@ def files(table: pd.DataFrame) -> pd.DataFrame:
     found = found.reindex(columns=columns)  # not all are measured
     for batch, rows in table.groupby("batch"):
         rows = rows.set_index(keys)
-        ratios, times = rows["median_ms"] / rows["reference"], rows["median_ms"]
-        newest = times[times.index.get_level_values("runtime") == "onnxruntime"].droplevel("runtime")
-        found[f"ms_{batch}"] = ratios * newest.reindex(ratios.index, level="run")
+        ratios = rows["median_ms"] / rows["reference"]
+        together = most[most["batch"] == batch].sort_values("threads").drop_duplicates("run").set_index("run")
+        found[f"ms_{batch}"] = ratios * together["median_ms"].reindex(ratios.index, level="run")
         found[f"ratio_{batch}"] = ratios
     return found.reset_index().sort_values(["network", "runtime"], ignore_index=True)
 

@@ -25,6 +25,7 @@ from mnv3lib.networks import MobileNet
 from mnv3lib.recipe import MODELS, Architecture
 
 FROM_FILES = [runtime for runtime in RUNTIMES if runtime not in (*ANYWHERE, "default")]
+PROCESSES = 16  # that are measured side by side, where a runtime has one a network
 AS_THEY_COME = ("default", "eager", "channels_last")  # that the networks of other libraries are measured on
 # What a recorded table must have: of a forward pass, of training, or of what a training step is made of
 _SETTING = ["file", "model", "width", "batch", "threads", "processor", "torch", "commit", "measured"]
@@ -170,8 +171,8 @@ def compare(
     Returns a row a measurement: model, width, library, run and top1 (None where untrained), layers (convolutions and
     linear ones), parameters, macs (of one image), size, device, batch, runtime, the columns of `measure` but the name,
     and system, processor, int8_instructions (see runtimes), torch, commit and measured (the time, UTC). The contestants
-    of one device, batch and number of threads share their rounds; where there are runtimes with a process a network, so
-    many that they do not fit side by side, only those of the same model and width do. For these runtimes there are
+    of one device, batch and number of threads share their rounds; where they are more than PROCESSES, as some runtimes
+    have one a network, only those of the same model and width do. For these runtimes there are
     file_mb (its size on disk, millions of bytes; none for "default"), peak_mib (the most memory that the process has
     had, Python included) and, with a dataset, file_top1 (percent, of its test set by that file).
     """
@@ -183,9 +184,8 @@ def compare(
     calibration = dataset and formats.together(sized(some(dataset.train.images, CALIBRATION), size))
     test = dataset and Split(sized(dataset.test.images, size), dataset.test.labels)
     measured = [(_facts(one, size), Runner(one.network, size, calibration)) for one in subjects]
-    shapes = {}
+    shapes, apart = {}, len(subjects) * sum(runtime not in ANYWHERE for runtime in runtimes) > PROCESSES
     for fact, runner in measured:
-        apart = any(runtime not in ANYWHERE for runtime in runtimes)
         shapes.setdefault((fact["model"], fact["width"]) if apart else None, []).append((fact, runner))
     tables, accuracies = [], {}
     for device in filter(usable.get, devices):

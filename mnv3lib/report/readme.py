@@ -20,6 +20,7 @@ TEMPLATES.filters |= {
     "markdown": tables.markdown,
     "html": lambda shown: tables.html(shown).data,
     "ms": timing.milliseconds,
+    "span": lambda row: tables.span(row["low"], row["high"]),
     "inline": lambda page: tables.inline(str(page)),
 }
 
@@ -35,7 +36,7 @@ def start(models: Path | None = None, **values) -> str:
     tests = findings.tests(recorded, models)
     more = {"peers": results.peers().to_dict("records"), "verdicts": claims.verdicts(tests).to_dict("records")}
     more |= findings.numbers(recorded, tests, models) | {"runs": tables.runs(recorded)}
-    return _render("index.html.j2", recorded, tests, **more, **values)
+    return _render("index.html.j2", recorded, tests, models, **more, **values)
 
 
 def block(models: Path | None = None) -> str:
@@ -44,15 +45,16 @@ def block(models: Path | None = None) -> str:
     runs, peers = tables.runs(recorded), tables.peers()
     runs["run"] = runs["run"].map("`{}`".format)
     peers["published by"] = "[" + peers["published by"] + "](" + results.peers()["url"] + ")"
-    return _render("readme.md.j2", recorded, findings.tests(recorded, models), runs=runs, peers=peers)
+    return _render("readme.md.j2", recorded, findings.tests(recorded, models), models, runs=runs, peers=peers)
 
 
-def _render(template: str, recorded: pd.DataFrame, tests: pd.DataFrame, **values) -> str:
+def _render(template: str, recorded: pd.DataFrame, tests: pd.DataFrame, models: Path | None, **values) -> str:
     """A template with what both have of results.recorded's table and of the tests of claims, and with `values`."""
     said = {
         "goals": results.goals(recorded).to_dict("records"),
         "claims": tables.claims(tests),
         "planned": axes.read().planned,
+        "begun": findings.begun(models),
     }
     return TEMPLATES.get_template(template).render(said | values)
 

@@ -182,6 +182,18 @@ def _evidence(row) -> str:
     return f"{names}: {points(row.difference, row.low, row.high)} ({row.seeds:.0f} and {row.seeds_against:.0f} runs)"
 
 
+def clearly(found: pd.DataFrame) -> str:
+    """In how many of the comparisons.at_equal `found` the newer version is clearly the faster one, or the slower."""
+    slower = (found["high"] < 1).sum()
+    faster = f"clearly in {(found['low'] > 1).sum()} of {len(found)} comparisons"
+    return faster + f", and clearly slower in {slower}" * bool(slower)
+
+
+def span(low: float, high: float) -> str:
+    """From one ratio to another; an end that is not known is left open."""
+    return "–".join("…" if pd.isna(end) else f"{end:.2f}" for end in (low, high))
+
+
 def points(difference: float, low: float, high: float) -> str:
     """A difference in points of top-1 with its 95 % interval, where there is one."""
     return f"{difference:+.2f} points" + ("" if pd.isna(low) else f", 95 % {low:+.2f} to {high:+.2f}")

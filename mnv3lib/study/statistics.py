@@ -97,9 +97,16 @@ class Spread(NamedTuple):
         squares = self.freedom * self.deviation**2 + (own * seeds.deviation**2 if own else 0.0)
         return squares / (self.freedom + own) / seeds.count, self.freedom + own
 
-    def reach(self, first: int, second: int) -> float:
-        """Half the 95 % interval of the difference of two recipes with so many seeds, in points."""
-        return self.difference(*(Seeds(0.0, count, self.deviation) for count in (first, second))).half
+    def apart(self, known: Seeds | None = None) -> float:
+        """By how many points two single runs have to differ to differ clearly: half the 95 % interval of a difference.
+
+        Both are of recipes of which nothing is known, or that vary as the seeds `known` do.
+        """
+        known = known or Seeds(0.0, 1, math.nan)
+        if not self.freedom:
+            return math.nan
+        variance, freedom = self._of_mean(known)
+        return Difference(0.0, math.sqrt(2 * known.count * variance), freedom * (1 if self.alike else 2)).half
 
 
 def training(record: dict) -> str:

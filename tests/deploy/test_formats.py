@@ -147,6 +147,10 @@ def test_the_newest_of_a_file_counts_beside_its_own_table():
     found = comparisons.files(table).set_index("runtime")
     assert found["ms_1"].to_dict() == {"onnxruntime": 5, "onnxruntime-int8": 1, "openvino": 2.5}
     assert found["ratio_1"].to_dict() == {"onnxruntime": 1, "onnxruntime-int8": 0.2, "openvino": 0.5}
+    both = pd.concat([table, table[:1].assign(run="y", model="v2", median_ms=8.0)])  # the older table has two networks
+    found = comparisons.files(both).set_index(["run", "runtime"])["ms_1"]
+    assert found["x"].to_dict() == {"onnxruntime": 4, "onnxruntime-int8": 0.8, "openvino": 2}
+    assert found["y", "onnxruntime"] == 8
 
 
 def test_latency_tells_size_memory_and_accuracy_of_a_file(digits):

@@ -314,6 +314,8 @@ def test_at_equal_macs_the_time_is_interpolated_between_widths():
     assert row.at == 55
     # a quarter of the way: half as much time or twice
     assert (row.ratio, row.low, row.high) == pytest.approx((2, 2**0.5, 2**1.5))
+    (row,) = comparisons.at_equal(table, "top1", uncertain=6).itertuples()
+    assert row.ratio == pytest.approx(2) and pd.isna(row.low) and pd.isna(row.high), "no V2 has so little or so much"
     assert comparisons.at_equal(table.assign(macs=[1e6, 1.5e6, 9e6, 2e6]), "macs").empty
 
 

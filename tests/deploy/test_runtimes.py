@@ -112,3 +112,19 @@ def test_compare_puts_runtimes_and_libraries_into_one_table(tmp_path):
 def test_nothing_recorded(tmp_path):
     assert latency.recorded(tmp_path).empty
     assert isinstance(latency.recorded(tmp_path / "no folder"), pd.DataFrame)
+
+
+@pytest.mark.parametrize(("most", "rounds"), [(16, [2]), (1, [1, 1])])
+def test_networks_share_their_rounds_where_their_processes_fit_side_by_side(most, rounds, monkeypatch):
+    measured = []
+
+    def measure(contestants, **options):
+        measured.append(len(contestants))
+        return timing.measure(contestants, **options)
+
+    monkeypatch.setattr(latency, "PROCESSES", most)
+    monkeypatch.setattr(latency, "measure", measure)
+    latency.compare(
+        latency.grid(["v3_small", "v2"], [0.25]), runtimes=["onnxruntime"], batches=[1], threads=[1], seconds=0.01
+    )
+    assert measured == rounds

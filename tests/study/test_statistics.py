@@ -24,7 +24,7 @@ def test_the_spread_is_pooled_where_recipes_do_not_differ_in_it():
     alone = record_of(ablations.recipes("nonlinearity")["relu"], 10.0)
     assert statistics.seed_spread([*records, alone]) == (pytest.approx(math.sqrt((2 * 0.16 + 0.5) / 3)), 3, True)
     spread = statistics.seed_spread([alone])
-    assert math.isnan(spread.deviation) and spread.freedom == 0 and math.isnan(spread.reach(1, 1))
+    assert math.isnan(spread.deviation) and spread.freedom == 0 and math.isnan(spread.apart())
 
 
 def test_the_spread_of_recipes_that_differ_in_it_is_found_again():
@@ -70,11 +70,12 @@ def test_holm_has_the_published_values():
     assert statistics.holm(p).tolist() == pytest.approx([0.045, 0.04, 0.045, 0.045])
 
 
-def test_how_many_runs_it_takes():
-    """With a spread known well it is the normal distribution's: 1.96 * sqrt(2 / 8) is 0.98, with 7 runs 1.05."""
-    spread = Spread(1.0, 1e6)
-    assert spread.reach(1, 1) == pytest.approx(2.77, abs=0.005)
-    assert spread.reach(8, 8) < 1 < spread.reach(7, 7)
+def test_how_far_apart_single_runs_have_to_be():
+    """With a spread known well it is the normal distribution's: 1.96 * sqrt(2); of seeds that vary more, more."""
+    assert Spread(1.0, 1e6).apart() == pytest.approx(2.77, abs=0.005)
+    spread, one = Spread(0.5, 4), Seeds(60.0, 1, math.nan)
+    assert spread.apart() == pytest.approx(spread.difference(one, one).half)
+    assert Spread(0.5, 4).apart(Seeds(60.0, 10**6, 1.2)) == pytest.approx(1.96 * math.sqrt(2) * 1.2, rel=1e-3)
 
 
 def test_deviations_are_tested_for_being_equal():
