@@ -10,16 +10,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mnv3lib.errors import choose
 
-
-def make_divisible(channels: float, divisor: int = 8) -> int:
-    """Round a scaled channel count to a multiple of `divisor`, never to less than 90 % of it.
+def make_divisible(channels: float) -> int:
+    """Round a scaled channel count to a multiple of 8, never to less than 90 % of it.
 
     The rule of the official code of V2 and V3; the papers speak of rounding only in passing.
     """
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded if rounded >= 0.9 * channels else rounded + divisor
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * channels else rounded + 8
 
 
 class ComposedHardswish(nn.Module):
@@ -39,7 +37,6 @@ ACTIVATIONS = {
 
 def activation(name: str) -> nn.Module:
     """The non-linearity called `name`, one of ACTIVATIONS."""
-    choose("non-linearity", name, ACTIVATIONS)
     return ACTIVATIONS[name]()
 
 

@@ -83,7 +83,7 @@ def restore(path: Path, recipe: Recipe, network: nn.Module, others: list) -> tup
                 raise ValueError("damaged")
         state = torch.load(path, weights_only=True, map_location=next(network.parameters()).device)
         if state["digest"] != recipe.digest:
-            raise KeyError("another recipe")
+            raise ValueError("another recipe")
         network.load_state_dict(state["network"])
         for other, saved in zip(others, state["optimizers"], strict=True):
             other.load_state_dict(saved)

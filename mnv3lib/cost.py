@@ -58,8 +58,8 @@ def layers(network: nn.Module, size: int = 32) -> "pandas.DataFrame":
     return pandas.DataFrame(rows).astype({"kernel": "Int64", "stride": "Int64", "groups": "Int64"})
 
 
-def front(table: "pandas.DataFrame", cost: str) -> "pandas.DataFrame":
-    """The rows that no other beats in top1 at no more `cost`, a column; cheapest first. Those without either go."""
+def pareto_front(table: "pandas.DataFrame", cost: str) -> "pandas.DataFrame":
+    """The rows that no other beats in top1 at no more `cost`, a column; cheapest first. Missing values are dropped."""
     known = table.dropna(subset=[cost, "top1"]).sort_values([cost, "top1"], ascending=[True, False])
     return known[known["top1"] > known["top1"].cummax().shift(fill_value=-1.0)]
 

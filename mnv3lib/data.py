@@ -82,8 +82,8 @@ def load(name: str = "cifar100", folder: str | os.PathLike | None = None, size: 
     if name not in CLASSES and folder:
         from mnv3lib.own import folders  # which stands on this module
 
-        found = folders.load(folder, size, **options)
-        return found if name == OWN_IMAGES else replace(found, name=folders.checked(name))
+        called = {} if name == OWN_IMAGES else {"name": folders.checked(name)}
+        return replace(folders.load(folder, size, **options), **called)
     choose("data set", name, CLASSES)
     if name == "digits":
         return _digits()
@@ -115,12 +115,17 @@ def of_run(record: dict, folder: str | os.PathLike | None = None) -> Dataset | N
     made, told = record["recipe"], record.get("data", {})
     name = made["dataset"]
     if name in CLASSES:
-        return load(name, folder) if name != "cifar100" or available(folder) else None
-    folder = _own_folder(record, folder)
-    if not folder or not local(folder).is_dir():
+        return load(name, for_cifar100(folder)) if name != "cifar100" or available(folder) else None
+    place = _own_folder(record, folder)
+    if not place or not local(place).is_dir():
         return None
     share = {"test_share": told["test_share"]} if told.get("test_share") else {}
-    found = load(name, folder, max(made["image_sizes"]), **share)
+    try:
+        found = load(name, place, max(made["image_sizes"]), **share)
+    except InputError:
+        if place == folder:  # which a person named
+            raise
+        return None  # it is no data set any more
     return found if found.digest == made["data_digest"] else None
 
 
@@ -142,9 +147,14 @@ def need(record: dict, folder: str | os.PathLike | None = None) -> None:
 
 def _own_folder(record: dict, folder: str | os.PathLike | None) -> str | os.PathLike | None:
     """Where the images of a run's own are looked for."""
-    if not folder or name_of(folder) == "cifar100":  # where CIFAR-100 is has been said for other runs
+    if not folder or name_of(folder) == "cifar100":  # which is meant for other runs of the same command
         return record.get("data", {}).get("folder")
     return folder
+
+
+def for_cifar100(folder: str | os.PathLike | None) -> str | os.PathLike | None:
+    """`folder`, unless it holds images of one's own: CIFAR-100 is then where MNV3_DATA says, or in ./data."""
+    return folder if name_of(folder) == "cifar100" else None
 
 
 def cifar100_folder(folder: str | os.PathLike | None = None) -> Path:
@@ -155,7 +165,7 @@ def cifar100_folder(folder: str | os.PathLike | None = None) -> Path:
 
 def available(folder: str | os.PathLike | None = None) -> bool:
     """Whether CIFAR-100 is on this machine."""
-    return all((cifar100_folder(folder) / file).is_file() for file in FILES)
+    return all((cifar100_folder(for_cifar100(folder)) / file).is_file() for file in FILES)
 
 
 @cache
@@ -230,14 +240,14 @@ def _download(folder: Path) -> None:
         ) from None
 
 
-def holdout(train: Split, fraction: float = 0.1) -> tuple[Split, Split]:
-    """Split off the last `fraction` of each class for tuning: 45,000 and 5,000 images of CIFAR-100, always the same."""
+def holdout(train: Split) -> tuple[Split, Split]:
+    """Split off the last tenth of each class for tuning: 45,000 and 5,000 images of CIFAR-100, always the same."""
     kept, held = [], []
     for label in train.labels.unique():
         indices = torch.nonzero(train.labels == label).flatten()
         if len(indices) < 2:
             raise InputError("split holdout: a class has one image, which cannot be both learnt and held out")
-        cut = len(indices) - max(1, round(fraction * len(indices)))
+        cut = len(indices) - max(1, round(0.1 * len(indices)))
         kept.append(indices[:cut])
         held.append(indices[cut:])
     return train.take(torch.cat(kept).sort().values), train.take(torch.cat(held).sort().values)
@@ -248,10 +258,10 @@ def parts(dataset: Dataset, split: str) -> tuple[Split, Split]:
     return holdout(dataset.train) if split == "holdout" else (dataset.train, dataset.test)
 
 
-def normalisation(images: torch.Tensor, portion: int = 500) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def normalisation(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel, in [0, 1], of uint8 images [n, height, width, 3]."""
     counts = np.zeros((3, 256))
-    for part in images.split(portion):
+    for part in images.split(500):
         counts += [np.bincount(part[..., channel].numpy().ravel(), minlength=256) for channel in range(3)]
     levels, shares = np.arange(256) / 255, counts / counts.sum(1, keepdims=True)
     mean = shares @ levels
@@ -268,9 +278,7 @@ def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, .
     return torch.addcmul(shift, images.float(), scale).permute(0, 3, 1, 2)
 
 
-def crop_and_flip(
-    images: torch.Tensor, offsets: torch.Tensor, flips: torch.Tensor, padding: str = "zero"
-) -> torch.Tensor:
+def crop_and_flip(images: torch.Tensor, offsets: torch.Tensor, flips: torch.Tensor, padding: str) -> torch.Tensor:
     """Shift each image of a batch by its own offset and mirror some of them, in one gather.
 
     images: uint8 [n, height, width, 3]; offsets: int64 [n, 2] (down, right), in pixels, negative too; flips: bool [n];
@@ -298,7 +306,8 @@ def epoch_batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Shuffled and augmented batches of one epoch: (uint8 [batch, height, width, 3], int64 [batch]).
 
-    Depends on `seed` and `epoch` alone, so that an epoch can be run again. A last batch that is not full is left out.
+    Depends on `seed` and `epoch` alone, so that an epoch can be run again. A last batch that is not full is left out,
+    unless it is the only one.
     `crop`: pixels of padding for the random crop. `flip`: none, random, or alternating (each image is mirrored in
     every second epoch, as in airbench).
     """
@@ -322,7 +331,7 @@ def steps(split: Split, batch_size: int) -> int:
     return max(1, len(split) // batch_size)
 
 
-class Beyond:
+class Augmentation:
     """Augmentation beyond crop and flip, as a recipe's `augmentation` names it: of pixels, or of inputs and labels.
 
     trivialaugment (Müller and Hutter 2021) and erasing (Zhong et al. 2020; half of the images) take one image at a

@@ -23,7 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mnv3lib import data
 from mnv3lib.data import Split
-from mnv3lib.errors import AssumedWarning, InputError, local, one_line
+from mnv3lib.errors import AssumedWarning, InputError, local, one_line, whole
 from mnv3lib.networks import MobileNet
 
 if TYPE_CHECKING:
@@ -181,10 +181,10 @@ def guess(network: MobileNet, pixels: torch.Tensor, top: int | None = None) -> l
     if not network.classes:
         raise InputError("the network has no names of classes: load a trained one with mnv3lib.load")
     top = min(5, len(network.classes)) if top is None else top
-    if not 1 <= top <= len(network.classes):
+    if not isinstance(top, int) or not 1 <= top <= len(network.classes):
         raise InputError(f"top {top}: choose from 1 to {len(network.classes)}, the number of classes")
     training = network.training
-    classes, probabilities = best(logits(network, pixels, pixels.shape[1], batch_size=100), top)
+    classes, probabilities = top_k(logits(network, pixels, pixels.shape[1], batch_size=100), top)
     network.train(training)
     named = [[network.classes[index] for index in row] for row in classes.tolist()]
     return [list(zip(*row, strict=True)) for row in zip(named, probabilities.tolist(), strict=True)]
@@ -198,7 +198,10 @@ def predict(network: MobileNet, images, top: int | None = None, size: int | None
     pixels a side, else what the network was trained for.
     Raises InputError on what cannot be read; `label` goes on with the others.
     """
-    size = size or network.size
+    import pandas  # slow to import, and little else here needs it
+
+    size = network.size if size is None else size
+    whole("size", size, 1, 512)
     arrays = isinstance(images, np.ndarray | torch.Tensor) and images.ndim < 4
     if arrays or isinstance(images, str | os.PathLike | Image.Image | BYTES) or hasattr(images, "read"):
         images = [images]
@@ -208,7 +211,10 @@ def predict(network: MobileNet, images, top: int | None = None, size: int | None
     for number, image in enumerate(images):
         names.append(printable(Path(image).name) if isinstance(image, str | os.PathLike) else str(number))
         pixels.append(as_pixels(picture(image, f"image {number}"), size))
-    return table(names, guess(network, torch.stack(pixels), top) if pixels else [])
+    guesses = guess(network, torch.stack(pixels), top) if pixels else []
+    several = zip(names, guesses, strict=True)
+    rows = [(name, rank, *one) for name, best in several for rank, one in enumerate(best, start=1)]
+    return pandas.DataFrame(rows, columns=COLUMNS)
 
 
 def picture(source, name: str = "the image") -> Image.Image:
@@ -257,15 +263,6 @@ def _from_array(values: np.ndarray | torch.Tensor, name: str) -> Image.Image:
     ).convert("RGB")
 
 
-def table(names: list[str], guesses: list[list[tuple[str, float]]]) -> "pandas.DataFrame":
-    """The guesses of each image as rows: image, rank, class, probability."""
-    import pandas  # slow to import, and little else here needs it
-
-    several = zip(names, guesses, strict=True)
-    rows = [(name, rank, *one) for name, best in several for rank, one in enumerate(best, start=1)]
-    return pandas.DataFrame(rows, columns=COLUMNS)
-
-
 def printable(path: str | os.PathLike) -> str:
     """A path as text that any terminal and file takes, even where its bytes are no UTF-8 or break the line."""
     return " ".join(os.fsencode(path).decode(errors="replace").splitlines())
@@ -293,14 +290,14 @@ def logits(network: MobileNet, images: torch.Tensor, size: int, batch_size: int)
     return torch.cat(found)
 
 
-def best(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+def top_k(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The `count` likeliest classes and their probabilities, [n, count] each, best first."""
     found = logits.softmax(1).topk(count)
     return found.indices, found.values
 
 
 def best_five(network: MobileNet, split: Split, size: int = 32, batch_size: int | None = None) -> dict[str, np.ndarray]:
-    """`labels` [n], the five best `classes` [n, 5], best first, and their `probabilities` [n, 5] for every image."""
+    """`labels` [n], the five best `classes` [n, 5] (or all, of fewer), best first, and their `probabilities` [n, 5]."""
     batch_size = batch_size or max(1, min(500, 500 * 32**2 // size**2))  # of larger images fewer fit into the memory
     return ranked(logits(network, split.images, size, batch_size), split.labels)
 
@@ -308,7 +305,7 @@ def best_five(network: MobileNet, split: Split, size: int = 32, batch_size: int 
 def ranked(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, np.ndarray]:
     """As `best_five`, from logits [n, classes]."""
     known = logits.shape[1]
-    classes, probabilities = best(logits, min(5, known))
+    classes, probabilities = top_k(logits, min(5, known))
     kind = np.uint8 if known <= 256 else np.uint16
     return {
         "labels": labels.cpu().numpy().astype(kind),

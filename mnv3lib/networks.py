@@ -36,7 +36,7 @@ class Row(NamedTuple):
     stride: int
 
 
-NONLINEARITY = {"RE": "relu", "R6": "relu6", "HS": "hard_swish"}
+NONLINEARITY = {"RE": "relu", "HS": "hard_swish"}
 
 
 def _v1(table: str) -> list[Row]:

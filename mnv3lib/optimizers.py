@@ -29,13 +29,9 @@ def make(recipe: Recipe, network: nn.Module) -> list[torch.optim.Optimizer]:
         pointwise = [p for p in kernels if p.ndim == 4 and p.shape[1] > 1 and p.shape[2:] == (1, 1)]
         chosen = {id(parameter) for parameter in pointwise}
         kernels = [parameter for parameter in kernels if id(parameter) not in chosen]
-        optimizers.append(
-            PointwiseMuon(
-                pointwise,
-                lr=recipe.muon_learning_rate,
-                weight_decay=recipe.muon_weight_decay,
-            )
-        )
+        if pointwise:  # with frozen features there are none
+            rates = dict(lr=recipe.muon_learning_rate, weight_decay=recipe.muon_weight_decay)
+            optimizers.append(PointwiseMuon(pointwise, **rates))
     if not recipe.depthwise_decay:
         others += [parameter for parameter in kernels if parameter.ndim == 4 and parameter.shape[1] == 1]
         kernels = [parameter for parameter in kernels if parameter.ndim != 4 or parameter.shape[1] > 1]

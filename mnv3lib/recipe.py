@@ -14,10 +14,8 @@ MODELS = tuple(SHORT_NAMES)
 STRIDES = 5  # every one of the four networks halves its input five times, the stem first
 MAX_WIDTH = 4.0
 DATASETS = {"cifar100": 100, "digits": 10}  # and how many classes each has
-PADDINGS = ("zero", "reflect")
 OWN = r"[a-z0-9][a-z0-9.+-]{0,39}"  # how a data set of one's own may be called
 VARIANT = r"[A-Za-z0-9.+-]{0,60}"
-BEYOND = ("none", "trivialaugment", "erasing", "cutmix", "mixup")  # see data.Beyond
 
 # What the fields may be: one of several names,
 CHOICES = {
@@ -31,10 +29,11 @@ CHOICES = {
     "split": ("full", "holdout"),
     "optimizer": ("sgd", "muon", "rmsprop", "adamw"),
     "schedule": ("one_cycle", "cosine", "constant", "step"),
-    "padding": PADDINGS,
+    "padding": ("zero", "reflect"),
     "flip": ("none", "random", "alternating"),
-    "augmentation": BEYOND,
+    "augmentation": ("none", "trivialaugment", "erasing", "cutmix", "mixup"),  # see data.Augmentation
 }
+SIZES = 8, 512  # pixels a side
 # a whole number within bounds,
 WHOLE = {
     "num_classes": (1, 100_000),
@@ -47,7 +46,7 @@ WHOLE = {
     "step_epochs": (1, 10_000),
     "crop": (0, 16),
 }
-# or a number: above zero and at most this (or at most that alone); every other one is from 0 to 1.
+# or a number: ABOVE_ZERO has the upper bounds of those that may not be 0, MOST those of all that do not end at 1.
 ABOVE_ZERO = {
     "width": MAX_WIDTH,
     "norm_momentum": 1,
@@ -101,9 +100,10 @@ class Architecture:
         for field in dataclasses.fields(self):
             name, value = field.name, getattr(self, field.name)
             if name in CHOICES:
-                choose({"nonlinearity": "non-linearity"}.get(name, name), value, CHOICES[name])
+                choose(name, value, CHOICES[name])
             elif field.type is bool:
                 choose(name, value, (False, True))
+                object.__setattr__(self, name, bool(value))  # 1 is True, in digests too
             elif value is None and field.type in (int | None, float | None):
                 continue
             elif name in WHOLE:
@@ -128,11 +128,11 @@ class Recipe(Architecture):
     dataset: cifar100, digits, or the name of a data set of one's own.
     data_digest: what such images of one's own are known by; see folders.
     start: the trained network that it starts from, by its name and digest (see transfer); empty: random weights.
-    freeze: what of that stays as it is: nothing, norms (of the batches) or features (all but the last layer).
+    freeze: which layers of that are not trained: nothing, norms (batch normalisation) or features (all but the last).
     split: full (train on the whole training set, measure on the test set) or holdout (train on 90 % of the training
         set, measure on the other 10 %; for every choice, so that none is made on the test set).
     seed: of the initial weights, the order of the images and the augmentation.
-    epochs: how many times every image is seen.
+    epochs: passes over the training images; each leaves out the last batch if it is not full.
     batch_size: images a step.
     optimizer: sgd, muon (torch.optim.Muon for the pointwise convolutions, SGD for the rest), rmsprop (squares decaying
         by 0.9, epsilon 0.0316, as torchvision's reference training of V3) or adamw.
@@ -142,7 +142,7 @@ class Recipe(Architecture):
     step_epochs: epochs between two steps; by default the V3 paper's, section 6.1.1.
     step_factor: what a step multiplies the learning rate by; by default the V3 paper's, section 6.1.1.
     warmup: the share of steps in which it rises linearly from zero.
-    momentum: of SGD and RMSProp; AdamW's first beta.
+    momentum: of SGD and RMSProp; AdamW's first beta. Muon keeps torch's 0.95.
     nesterov: whether SGD looks ahead along its momentum.
     weight_decay: on kernels and matrices alone, not on biases and norms.
     depthwise_decay: whether on depthwise kernels too (the V1 paper, section 3.2, advises little or none there).
@@ -154,8 +154,8 @@ class Recipe(Architecture):
     flip: none, random or alternating (in every second epoch).
     augmentation: beyond crop and flip: none, trivialaugment, erasing, cutmix or mixup (torchvision's, at its defaults).
     augmentation_share: how many of the images (trivialaugment, erasing) or batches (cutmix, mixup) get it.
-    average_epochs: the weights at the end of so many last epochs are averaged, and batch norm's statistics taken anew
-        from the training images, for the network that is kept (Izmailov et al. 2018); 0 and 1 keep the last weights.
+    average_epochs: stochastic weight averaging (SWA, Izmailov et al. 2018): the weights at the end of so many last
+        epochs are averaged, and batch norm's statistics taken anew from the training images; 0 and 1 keep the last.
     image_sizes: pixels a side, the epochs shared out among them evenly; the last size is the one it is measured at.
     """
 
@@ -208,11 +208,11 @@ class Recipe(Architecture):
             raise InputError(f"image_sizes {self.image_sizes!r}: give a list of at least one size in pixels")
         object.__setattr__(self, "image_sizes", tuple(self.image_sizes))  # JSON and YAML have lists
         for size in self.image_sizes:
-            whole("image_sizes", size, 8, 512)
+            whole("image_sizes", size, *SIZES)
         _check_dataset(self.dataset, self.data_digest)
         if self.num_classes != DATASETS.get(self.dataset, self.num_classes):
             raise InputError(f"num_classes {self.num_classes}: {self.dataset} has {DATASETS[self.dataset]} classes")
-        if not isinstance(self.start, str) or not re.fullmatch(r"[A-Za-z0-9_.+@-]{0,140}", self.start):
+        if not isinstance(self.start, str) or not re.fullmatch(r"[A-Za-z0-9_.+@-]{0,220}", self.start):
             raise InputError(f"start {self.start!r}: give the name of a run, and after an @ the digest of its weights")
         if self.freeze != "nothing" and not self.start:
             raise InputError(f"freeze {self.freeze}: without a network to start from it would hold random weights")
@@ -239,12 +239,12 @@ class Recipe(Architecture):
 
         Fields at their default do not count, so a run in progress is found again after a field was added.
         """
-        chosen = {name: value for name, value in self.as_dict().items() if value != DEFAULTS.get(name)}
+        chosen = {name: value for name, value in self.as_dict().items() if value != DEFAULTS[name]}
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
 
     def differences(self, recorded: dict) -> list[str]:
         """The fields in which the recipe of a record differs; what a record does not have counts as the default."""
-        return [name for name, value in self.as_dict().items() if recorded.get(name, DEFAULTS.get(name)) != value]
+        return [name for name, value in self.as_dict().items() if recorded.get(name, DEFAULTS[name]) != value]
 
     @property
     def architecture(self) -> Architecture:
@@ -266,7 +266,7 @@ class Recipe(Architecture):
             return 1.0
         if self.schedule == "step":
             return self.step_factor ** (int(progress * self.epochs) // self.step_epochs)
-        rest = (progress - self.warmup) / (1 - self.warmup) if self.warmup < 1 else 1.0
+        rest = (progress - self.warmup) / (1 - self.warmup)
         return 1 - rest if self.schedule == "one_cycle" else (1 + math.cos(math.pi * rest)) / 2
 
     @property
@@ -301,23 +301,9 @@ RECIPES = {
         padding="reflect",
         flip="alternating",
     ),
-    # For a network that starts from a trained one.
-    "finetune": dict(
-        epochs=20,
-        batch_size=32,
-        learning_rate=0.05,
-        schedule="one_cycle",
-        warmup=0.2,
-        momentum=0.9,
-        nesterov=True,
-        weight_decay=2e-4,
-        label_smoothing=0.05,
-        norm_momentum=0.1,
-        crop=2,
-        padding="reflect",
-        flip="alternating",
-    ),
 }
+# For a network that starts from a trained one.
+RECIPES["finetune"] = RECIPES["modern"] | dict(batch_size=32, learning_rate=0.05, weight_decay=2e-4)
 
 # `modern` decays the weights of wide networks less, which was found as the rest of it was: V3 Large 0.5 and Small 1.0
 # gain 4.4 and 2.9 points by it. For V3 Small 0.25 it made no difference (at half the learning rate).

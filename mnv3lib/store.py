@@ -64,7 +64,8 @@ def folder_for(made: Recipe) -> Path:
 
 def run_folder(run: str, folder: Path | None = None) -> Path:
     """The folder of a run; a name that is none (a path, say) raises InputError."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,120}", run):
+    run = str(run)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,199}", run):  # a recipe's has 171 at most
         mend = "use letters, digits and _ . + - alone"
         with suppress(OSError):  # of a name that is too long for a path
             if any(((path := Path(run)) / file).is_file() for file in (RECORD, WEIGHTS)):
@@ -186,7 +187,7 @@ def load_weights(path: str | os.PathLike, *, trainable: bool = False) -> MobileN
         network = fill(architecture, state)
         network.size = facts.get("size", 32)
         whole("size", network.size, 1, 512)
-        return describe(network, classes, mean, std).train(trainable).requires_grad_(trainable)
+        return set_metadata(network, classes, mean, std).train(trainable).requires_grad_(trainable)
 
 
 def shapes(architecture: Architecture) -> MobileNet:
@@ -219,7 +220,7 @@ def fill(architecture: Architecture, state: dict[str, torch.Tensor]) -> MobileNe
     return network
 
 
-def describe(network: MobileNet, classes: tuple, mean: tuple, std: tuple) -> MobileNet:
+def set_metadata(network: MobileNet, classes: tuple, mean: tuple, std: tuple) -> MobileNet:
     """Give `network` the names of its classes and its normalisation; InputError if they do not fit it."""
     if len(classes) != network.architecture.num_classes or len(mean) != 3 or len(std) != 3:
         raise InputError("the header's classes, mean or std do not fit the network")
@@ -239,8 +240,8 @@ def describe(network: MobileNet, classes: tuple, mean: tuple, std: tuple) -> Mob
 def load_record(run: str, folder: Path | None = None) -> dict:
     """What record.json of a run says, its recipe with the fields that this version knows.
 
-    What the recipe lacks is at its default, `num_classes` being the data set's. So is how an imported run was trained,
-    which nobody knows: its record has `imported`.
+    Fields that the recipe lacks get their defaults, `num_classes` the data set's. Of an imported run, whose record has
+    `imported`, nobody knows how it was trained: those fields are such defaults and mean nothing.
     """
     path = _existing(run, folder, RECORD)
     with _reading(path, "record of a run"):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from mnv3lib import checkpoint, cost, data, kernels, optimizers, provenance, store
-from mnv3lib.data import Beyond, Dataset, Split
+from mnv3lib.data import Augmentation, Dataset, Split
 from mnv3lib.errors import DivergedError, InputError
 from mnv3lib.inference import accuracy, best_five, default_device, keep_memory, resize
 from mnv3lib.networks import MobileNet
@@ -60,11 +60,11 @@ def train(
     models = models or store.folder_for(recipe)
     folder = checkpoint.folder_of(recipe, checkpoints)
     with checkpoint.alone(folder):
-        record = None if overwrite else made_already(recipe, models, weights)
+        record = made_already(recipe, models, weights, overwrite)
         if record is None:
             dataset = dataset or data.load(recipe.dataset)
             fit = fit_recipe(recipe, dataset, start, state=folder / checkpoint.STATE, device=device, log=log)
-            record = describe(fit) | more(fit, dataset)
+            record = make_record(fit) | more(fit, dataset)
             if dataset.facts:
                 record["data"] = dataset.facts
             store.save(models, record, fit.history, *((fit.network, fit.predictions) if weights else (None, None)))
@@ -74,22 +74,22 @@ def train(
     return record
 
 
-def made_already(recipe: Recipe, models: Path, weights: bool = True) -> dict | None:
-    """The record of this very recipe in `models`, if it is there.
+def made_already(recipe: Recipe, models: Path, weights: bool = True, overwrite: bool = False) -> dict | None:
+    """The record of this very recipe in `models`, if it is there and not to be written over.
 
     Raises InputError if the run of that name has another recipe, or was kept without the `weights` that are wanted,
     and if `models` is no folder.
     """
     if Path(models).exists() and not Path(models).is_dir():  # said before hours of training
         raise InputError(f"{models} is no folder: name another for the runs")
-    if recipe.run not in store.runs(models):
+    if overwrite or recipe.run not in store.runs(models):
         return None
     target = store.run_folder(recipe.run, models)
     record = store.load_record(recipe.run, models)
     differing = recipe.differences(record["recipe"])
     if differing:
         if differing == ["data_digest"]:
-            what = "was trained on other images, or these have changed"
+            what = "was trained on other images, or these have changed, or were split otherwise (--test-share)"
         else:
             what = f"has another recipe ({', '.join(differing)} differ)"
         raise InputError(f"{target} {what}: move it away, train with --overwrite or give the new one a variant")
@@ -107,7 +107,7 @@ def has_made(recipe: Recipe, models: Path, weights: bool = True) -> bool:
         return False
 
 
-def describe(fit: Fit) -> dict:
+def make_record(fit: Fit) -> dict:
     """The record of a run, ready for JSON. Accuracies are in percent."""
     recipe = fit.recipe
     parameters, macs = cost.totals(fit.network, recipe.image_sizes[-1])
@@ -157,9 +157,9 @@ def fit_recipe(
         begin(network, start)
     freeze(network, recipe.freeze)
     network.to(device, memory_format=torch.channels_last)
-    several = optimizers.make(recipe, network)
+    all_optimizers = optimizers.make(recipe, network)
     average = AveragedModel(network) if recipe.average_epochs > 1 else None
-    stateful = several if average is None else [*several, average]
+    stateful = all_optimizers if average is None else [*all_optimizers, average]
     here = {"commit": provenance.commit(), "environment": provenance.environment(device)}
     if device.type == "cpu":
         here["environment"]["kernels"] = kernels.way(network)
@@ -172,16 +172,16 @@ def fit_recipe(
     predictions = None
     step = CapturedStep() if device.type == "cuda" else gradients
     for epoch in range(len(history), until or recipe.epochs):
-        row = train_epoch(recipe, network, several, train_split, epoch, step)
-        start = time.perf_counter()
+        row = train_epoch(recipe, network, all_optimizers, train_split, epoch, step)
+        began = time.perf_counter()
         if average is not None and epoch >= recipe.epochs - recipe.average_epochs:
             average.update_parameters(network)
             if epoch == recipe.epochs - 1:
-                take_average(recipe, network, average, train_split)
+                apply_swa(recipe, network, average, train_split)
         predictions = best_five(network, test_split, recipe.image_sizes[-1])
         _check_finite(recipe, network, predictions, epoch)
         top1 = accuracy(predictions)["top1"]
-        row = {**row, "test_top1": top1, "seconds": round(row["seconds"] + time.perf_counter() - start, 3)}
+        row = {**row, "test_top1": top1, "seconds": round(row["seconds"] + time.perf_counter() - began, 3)}
         history.append(row)
         if state:
             checkpoint.write(state, recipe, network, stateful, history, origin)
@@ -195,7 +195,7 @@ def fit_recipe(
 
 
 def begin(network: MobileNet, source: MobileNet) -> None:
-    """Give `network` the weights of `source`, but for the last layer, and its normalisation, which they are used to."""
+    """Give `network` the weights of `source`, except the last layer's, and its mean and std."""
     last = f"classifier.{len(network.classifier) - 1}."
     mine, theirs = (
         {key: value for key, value in one.state_dict().items() if not key.startswith(last)} for one in (network, source)
@@ -277,7 +277,7 @@ class CapturedStep:
 def train_epoch(
     recipe: Recipe,
     network: nn.Module,
-    several: list[torch.optim.Optimizer],
+    all_optimizers: list[torch.optim.Optimizer],
     split: Split,
     epoch: int,
     step: Callable = gradients,
@@ -291,23 +291,23 @@ def train_epoch(
     size = recipe.image_size(epoch)
     steps = data.steps(split, recipe.batch_size)
     torch.manual_seed(recipe.seed * 100_003 + epoch)  # of dropout and of augmentation beyond crop and flip
-    beyond = Beyond(recipe.augmentation, recipe.num_classes, recipe.augmentation_share)
+    augmentation = Augmentation(recipe.augmentation, recipe.num_classes, recipe.augmentation_share)
     freeze(network.train(), recipe.freeze)
     batches = _batches(recipe, split, epoch)
-    loss_sum, hits, images, rate = torch.zeros((), device=device), torch.zeros((), device=device), 0, 0.0
+    loss_sum, correct, images, rate = torch.zeros((), device=device), torch.zeros((), device=device), 0, 0.0
     for number, (pixels, labels) in enumerate(bar(batches, f"epoch {epoch + 1}/{recipe.epochs}", total=steps)):
         factor = recipe.rate((epoch * steps + number + 1) / (recipe.epochs * steps + 1))
-        for optimizer in several:
+        for optimizer in all_optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
         rate = recipe.learning_rate * factor
-        inputs = resize(data.normalise(beyond.pixels(pixels), network.mean, network.std), size)
-        inputs, targets = beyond.inputs(inputs, labels)
+        inputs = resize(data.normalise(augmentation.pixels(pixels), network.mean, network.std), size)
+        inputs, targets = augmentation.inputs(inputs, labels)
         loss, logits = step(network, inputs, targets, recipe.label_smoothing)
-        for optimizer in several:
+        for optimizer in all_optimizers:
             optimizer.step()
         loss_sum += loss * len(labels)
-        hits += (logits.argmax(1) == labels).sum()
+        correct += (logits.argmax(1) == labels).sum()
         images += len(labels)
     if not math.isfinite(loss_sum.item()):
         raise DivergedError(f"{recipe.run}: the loss is {loss_sum.item()} in epoch {epoch + 1}: lower learning_rate")
@@ -316,7 +316,7 @@ def train_epoch(
         "epoch": epoch + 1,
         "learning_rate": round(rate, 8),
         "train_loss": round(loss_sum.item() / images, 6),
-        "train_top1": round(100 * hits.item() / images, 4),
+        "train_top1": round(100 * correct.item() / images, 4),
         "seconds": seconds,
         "images_per_second": round(images / seconds, 1),
     }
@@ -328,8 +328,8 @@ def _batches(recipe: Recipe, split: Split, epoch: int):
 
 
 @torch.no_grad()
-def take_average(recipe: Recipe, network: MobileNet, average: AveragedModel, split: Split) -> None:
-    """Give `network` the averaged weights, and its norms the mean statistics of the batches of one more epoch.
+def apply_swa(recipe: Recipe, network: MobileNet, average: AveragedModel, split: Split) -> None:
+    """Stochastic weight averaging: give `network` the averaged weights, and its norms the statistics of one more epoch.
 
     The images are cropped and flipped, but not augmented beyond that. torch's update_bn would have them skip blocks,
     too, where a recipe has stochastic depth. Norms that `freeze` keeps as they are keep their statistics.

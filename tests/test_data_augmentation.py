@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from mnv3lib import data, training
-from mnv3lib.data import Beyond
+from mnv3lib.data import Augmentation
 
 CLASSES = 10
 
@@ -20,9 +20,9 @@ def batch():
 
 def augment(name, images, labels, seed=0, share=1.0):
     torch.manual_seed(seed)
-    beyond = Beyond(name, CLASSES, share)
-    inputs = beyond.pixels(images).permute(0, 3, 1, 2).float()
-    return beyond.inputs(inputs, labels)
+    augmentation = Augmentation(name, CLASSES, share)
+    inputs = augmentation.pixels(images).permute(0, 3, 1, 2).float()
+    return augmentation.inputs(inputs, labels)
 
 
 @pytest.mark.parametrize("name", ["cutmix", "mixup"])
@@ -47,9 +47,9 @@ def test_cutmix_pastes_one_box_and_mixup_blends(batch):
 
 def test_mixing_is_another_each_time(batch):
     torch.manual_seed(0)
-    beyond = Beyond("mixup", CLASSES)
+    augmentation = Augmentation("mixup", CLASSES)
     inputs = batch[0].permute(0, 3, 1, 2).float()
-    first, second = (beyond.inputs(inputs, batch[1])[1] for _ in range(2))
+    first, second = (augmentation.inputs(inputs, batch[1])[1] for _ in range(2))
     assert not torch.equal(first, second)
 
 
@@ -57,7 +57,7 @@ def test_erasing_fills_a_box_of_half_of_the_images_with_the_mean(digits):
     images, labels = digits.train.images[:400], digits.train.labels[:400]
     inputs = data.normalise(images, digits.mean, digits.std)
     torch.manual_seed(0)
-    erased, same = Beyond("erasing", CLASSES).inputs(inputs, labels)
+    erased, same = Augmentation("erasing", CLASSES).inputs(inputs, labels)
     assert torch.equal(same, labels)
     changed = (erased != inputs).any(1)  # [n, height, width]
     touched = changed.flatten(1).any(1)
@@ -72,7 +72,7 @@ def test_erasing_fills_a_box_of_half_of_the_images_with_the_mean(digits):
 def test_trivialaugment_treats_each_image_by_itself_as_torchvision_does(digits):
     images = digits.train.images[:32]
     torch.manual_seed(5)
-    ours = Beyond("trivialaugment", CLASSES).pixels(images)
+    ours = Augmentation("trivialaugment", CLASSES).pixels(images)
     torch.manual_seed(5)
     transform = v2.TrivialAugmentWide()
     theirs = torch.stack([transform(image.permute(2, 0, 1)) for image in images]).permute(0, 2, 3, 1)
@@ -130,5 +130,5 @@ def test_none_draws_nothing():
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
-    Beyond("none", CLASSES).pixels(torch.zeros(2, 8, 8, 3, dtype=torch.uint8))
+    Augmentation("none", CLASSES).pixels(torch.zeros(2, 8, 8, 3, dtype=torch.uint8))
     assert torch.equal(torch.rand(1), expected)

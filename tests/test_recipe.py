@@ -205,6 +205,10 @@ def test_modern_decays_wide_networks_less():
     assert make("original", width=1.0).weight_decay == 0
 
 
+def test_one_is_true_in_digests_too():
+    assert make(nesterov=1).digest == make(nesterov=True).digest
+
+
 def test_recorded_digests_stay_what_they_were():
     assert make(width=0.25).digest == "7ec386116aec"  # a run in progress is found again by it
 

@@ -381,7 +381,7 @@ def test_broken_predictions(folder):
         store.load_predictions(RUN, folder)
 
 
-@pytest.mark.parametrize("run", ["../secret", "..", ".", "", "/etc", "a/b", "a\\b", ".hidden", "a\n", "x" * 200, "-x"])
+@pytest.mark.parametrize("run", ["../secret", "..", ".", "", "/etc", "a/b", "a\\b", ".hidden", "a\n", "x" * 201, "-x"])
 def test_names_that_are_no_runs(folder, run):
     for read in (store.load, store.load_record, store.load_history, store.load_predictions):
         with pytest.raises(InputError, match="no name of a run"):

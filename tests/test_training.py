@@ -145,7 +145,9 @@ def test_a_file_in_the_place_of_the_folder_is_refused_before_training(recipe, di
 def test_a_run_on_other_images_is_refused_as_such(record, recipe, digits, folders, monkeypatch):
     of_others = record | {"recipe": record["recipe"] | {"data_digest": "0" * 12}}
     monkeypatch.setattr(store, "load_record", lambda *given: of_others)
-    with pytest.raises(InputError, match="was trained on other images, or these have changed: move it away"):
+    with pytest.raises(
+        InputError, match=r"was trained on other images, or these .* split otherwise \(--test-share\): move it away"
+    ):
         training.train(recipe, dataset=digits, **folders)
 
 
@@ -410,6 +412,21 @@ def test_optimizers_do_what_their_papers_say(name):
         torch.testing.assert_close(getattr(network, key).detach(), value.float())
 
 
+def test_muon_has_nothing_to_do_where_the_features_are_frozen(tiny):
+    made = tiny(optimizer="muon", start="a", freeze="features")
+    network = build(**dataclasses.asdict(made.architecture))
+    training.freeze(network, made.freeze)
+    (sgd,) = optimizers.make(made, network)
+    assert sum(map(len, (group["params"] for group in sgd.param_groups))) == 2
+
+
+def test_a_file_in_place_of_a_folder_is_told_before_the_training(tiny, few_digits, tmp_path):
+    (tmp_path / "models").write_text("")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match="models is no folder"):
+            training.train(tiny(), dataset=few_digits, models=tmp_path / "models", overwrite=overwrite)
+
+
 @pytest.mark.parametrize("model", ["v1", "v2", "v3_small"])
 def test_muon_takes_exactly_the_pointwise_convolutions(tiny, model):
     """Those of squeeze-excitation among them, which are 1x1 convolutions too."""
@@ -540,7 +557,7 @@ def test_the_last_epochs_are_averaged(tiny, few_digits, monkeypatch):
     torch.testing.assert_close(norm.running_mean, torch.stack([one.mean((0, 2, 3)) for one in maps]).mean(0))
     torch.testing.assert_close(norm.running_var, torch.stack([one.var((0, 2, 3)) for one in maps]).mean(0))
     again = copy.deepcopy(averaged.network)
-    training.take_average(made, again, AveragedModel(again), few_digits.train)
+    training.apply_swa(made, again, AveragedModel(again), few_digits.train)
     assert equal(again, averaged.network), "no image skips a block while the statistics are taken"
     assert norm.momentum == made.norm_momentum
 

@@ -85,6 +85,8 @@ def run(options: argparse.Namespace) -> int:
 
         recipes = sweep.distinct(sweep.read(options.file) if options.file else sweep.grid(make, **fields))
     start = options.start_from
+    if not start and any(made.recipe == "finetune" for made in recipes):
+        raise InputError("recipe finetune: name a trained network to start from (--from)")
     if start and (Path(start).is_file() or (Path(start) / store.WEIGHTS).is_file()):  # notebooks have their own folder
         start = str(Path(start).absolute())
     folders = {made: models or store.folder_for(made) for made in recipes}

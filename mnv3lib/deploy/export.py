@@ -78,7 +78,7 @@ def _real(
     if dataset is None and needed and "data" in told:
         raise InputError(f"{run}: int8 needs its images, and {data.why_not(told, data_folder)}")
     if dataset is None:  # real images in any case
-        dataset = data.load(told["recipe"]["dataset"] if needed else "digits", data_folder)
+        dataset = data.load(told["recipe"]["dataset"] if needed else "digits", data.for_cifar100(data_folder))
     return sized(dataset.test.images[:200], told["recipe"]["image_sizes"][-1]), dataset
 
 

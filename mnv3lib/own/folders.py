@@ -5,8 +5,8 @@
     or CIFAR as it is published; see cifar
 
 They are read as `mnv3 predict` reads them, once: the pixels are kept in the user's cache, by the paths, sizes and times
-of the files. The digest of a data set is that of what is in the files, so that a copied folder is the same data set and
-a changed one is another.
+of the files. The digest of a data set is made of the files' contents, their paths in the folder and the test share, so
+that a copied folder is the same data set and a changed one is another.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from mnv3lib.inference import COMPANIONS, as_pixels, load_image, printable
 from mnv3lib.own import cifar
 from mnv3lib.progress import bar
 from mnv3lib.provenance import cache_folder
-from mnv3lib.recipe import DATASETS, OWN
+from mnv3lib.recipe import DATASETS, OWN, SIZES
 from mnv3lib.writing import replacing
 
 TEST_NAMES = ("test", "val", "valid", "validation")  # the first that is there is the test set
@@ -54,7 +54,7 @@ def load(
     set. Also told are the sizes of both sets, and how many images are in both.
     """
     folder = local(folder)
-    whole("image size", size, 8, 512)
+    whole("image size", size, *SIZES)
     within("test_share", test_share, 0, 0.9, above=True)
     if folder.is_dir() and (found := cifar.find(folder)):
         place, layout = found

@@ -8,7 +8,7 @@ from pathlib import Path
 from mnv3lib import recipe as recipes
 from mnv3lib import store, training
 from mnv3lib.data import Dataset
-from mnv3lib.errors import InputError
+from mnv3lib.errors import InputError, local
 from mnv3lib.networks import MobileNet
 from mnv3lib.recipe import Architecture, Recipe
 
@@ -57,10 +57,13 @@ def plan(
                 has = f"the network to start from has {shape[name]}: give that, or none"
                 raise InputError(f"{name} {changes[name]}: {has}")
         fields |= shape | {"image_sizes": [source.size]}
+    sizes = recipes.make(recipe, **{name: changes[name] for name in ("image_sizes",) if name in changes}).image_sizes
     if dataset.digest:
         size = dataset.train.images.shape[1]
+        if "image_sizes" in changes and dataset.test_files and max(sizes) != size:
+            raise InputError(f"image_sizes {list(sizes)}: the images were read at {size} px: read them at {max(sizes)}")
         fields |= {"data_digest": dataset.digest, "num_classes": len(dataset.classes), "image_sizes": [size]}
-        measured = changes.get("image_sizes", [size])[-1]
+        measured = sizes[-1] if "image_sizes" in changes else size
         if not source or measured != source.size:
             fields["lowered_strides"] = recipes.strides_for(measured)
         if len(dataset.train) < FEW * usual.batch_size and not changes.keys() & {"batch_size", "learning_rate"}:
@@ -86,7 +89,7 @@ def find(start: str | Path, models: Path | None = None) -> tuple[MobileNet, str]
 
     A run is looked for in the folder `models`, among the trained models, and where runs on other data go.
     """
-    path = Path(start)
+    path = local(start)
     if path.is_dir() and (path / store.WEIGHTS).is_file():
         path /= store.WEIGHTS
     if not path.is_file():
@@ -96,6 +99,6 @@ def find(start: str | Path, models: Path | None = None) -> tuple[MobileNet, str]
         folders = [Path(models)] if models else []
         folders += [store.models_folder(), store.trials_folder()]
         path = store.weights_file(run, next((one for one in folders if store.has(run, store.WEIGHTS, one)), folders[0]))
-    name = path.parent.name if path.name == store.WEIGHTS else path.stem
-    name = re.sub(r"[^A-Za-z0-9_.+-]", "-", name)[:120]
+    name = path.resolve().parent.name if path.name == store.WEIGHTS else path.stem
+    name = re.sub(r"[^A-Za-z0-9_.+-]", "-", name)[:200]
     return store.load_weights(path), f"{name}@{store.digest(path)[:12]}"

@@ -104,7 +104,8 @@ def headline(measured: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
 def front(speed: pd.DataFrame) -> pd.DataFrame:
     """The networks that none beats in both accuracy and time with onnxruntime, with PyTorch's time as `torch_ms`."""
     torch_ms = speed[speed["runtime"] == "folded"].set_index(["model", "width"])["median_ms"].rename("torch_ms")
-    return cost.front(speed[speed["runtime"] == "onnxruntime"], "median_ms").join(torch_ms, on=["model", "width"])
+    best = cost.pareto_front(speed[speed["runtime"] == "onnxruntime"], "median_ms")
+    return best.join(torch_ms, on=["model", "width"])
 
 
 def equal(speed: pd.DataFrame, uncertain: float) -> pd.DataFrame:

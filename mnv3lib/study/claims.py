@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from mnv3lib.cost import front
+from mnv3lib.cost import pareto_front
 from mnv3lib.study import axes, statistics
 from mnv3lib.study.axes import Claim
 from mnv3lib.study.statistics import Seeds, Spread
@@ -158,7 +158,7 @@ def curves(models: pd.DataFrame, cost: str, newer: str, older: str) -> pd.DataFr
     usual = usual.assign(version=usual["model"].str[:2].str.upper(), **({} if cost in usual else {cost: math.nan}))
     networks = usual.groupby(["version", "model", "width"], as_index=False)
     networks = networks.agg(cost=(cost, "first"), top1=("top1", "mean"), seeds=("top1", "size"), std=("top1", "std"))
-    new, old = (front(networks[networks["version"] == one], "cost") for one in (newer, older))
+    new, old = (pareto_front(networks[networks["version"] == one], "cost") for one in (newer, older))
     if new.empty or old.empty:
         return new.head(0).assign(weight=0.0, least=0.0, most=0.0)
     least, most = (max(new["cost"].min(), old["cost"].min()), min(new["cost"].max(), old["cost"].max()))

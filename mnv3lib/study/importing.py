@@ -11,8 +11,8 @@ from torch import nn
 
 from mnv3lib import cost, inference, provenance, store
 from mnv3lib.data import Dataset
-from mnv3lib.errors import InputError, one_line
-from mnv3lib.recipe import Architecture
+from mnv3lib.errors import InputError, one_line, whole
+from mnv3lib.recipe import SIZES, Architecture
 
 # The modules that torch.compile, activation checkpointing and FSDP put around others, and what counting leaves behind.
 WRAPPERS = re.compile(r"\b(_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")
@@ -198,6 +198,7 @@ def import_pth(
     classes in the order of `dataset`. `size`, in pixels a side, and the normalisation, `mean` and `std`, are those that
     it was trained with; else the normalisation is the data set's here. `weights`: see `read_pth`.
     """
+    whole("image size", size, *SIZES)
     target = store.run_folder(run, models)
     if target.exists():
         raise InputError(f"{target} exists: choose another name or move it away")
@@ -214,7 +215,7 @@ def import_pth(
                 state[key] = state[key].float().contiguous()
         _refuse_torchvisions_widths(architecture, state)
         network = store.fill(architecture, state)
-        store.describe(network, dataset.classes, tuple(mean or dataset.mean), tuple(std or dataset.std))
+        store.set_metadata(network, dataset.classes, tuple(mean or dataset.mean), tuple(std or dataset.std))
         network.size = size
     except InputError as error:
         raise InputError(

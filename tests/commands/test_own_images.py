@@ -15,6 +15,7 @@ import mnv3lib
 from mnv3lib import InputError, store
 from mnv3lib.commands import main
 from mnv3lib.inference import as_pixels, load_image
+from mnv3lib.own import transfer
 from mnv3lib.report import running
 from mnv3lib.report.parameters import NOTEBOOKS
 
@@ -215,6 +216,19 @@ def test_images_that_changed_or_went_are_noticed(place, capsys):
     assert "its images are no longer in" in beside and "say where they are with --data" in beside
     shutil.copytree(place / "away", place / "elsewhere" / "deeper")
     assert main(["evaluate", FIRST, "--recorded"]) == 0
+    shutil.rmtree(place / "elsewhere" / "deeper")
+    _, beside = said(capsys, "evaluate", "mobilenet_v3_small_0.25_elsewhere_x")
+    assert "are others than" in beside, "an empty folder is left"
+
+
+def test_names_of_any_length_are_kept(place, capsys):
+    """The longest that a recipe can have: a data set's of 40 characters, and a variant's of 60."""
+    named = ["--dataset", "d" * 40, "--variant", "v" * 60]
+    said(capsys, "train", "--data", "shapes", *QUICK, *named)
+    run = f"mobilenet_v3_small_0.25_{'d' * 40}_{'v' * 60}"
+    assert store.load_record(run)["run"] == run
+    said(capsys, "train", "--data", "shapes", *QUICK[-4:], "--from", run, *named)
+    assert store.load_record(run.replace("0.25_", "0.25_finetune_"))["recipe"]["start"].startswith(f"{run}@")
 
 
 def test_five_lines_of_python(place):
@@ -230,3 +244,23 @@ def test_five_lines_of_python(place):
     assert moved and all(key.startswith("classifier.3.") for key in moved), "frozen: also the statistics of the norms"
     with pytest.raises(InputError, match="model v2: the network to start from has v3_small"):
         mnv3lib.train(shapes, start="mobilenet_v3_small_0.25_shapes_python", model="v2", epochs=1)
+    for wrong, line in (
+        ({"image_sizes": [32]}, r"image_sizes \[32\]|the images were read at 16 px"),
+        ({"image_sizes": 64}, "give a list of at least one size"),
+        ({"image_sizes": []}, "give a list of at least one size"),
+        ({"image_sizes": [0]}, "image_sizes 0: give a whole number from 8 to 512"),
+    ):
+        with pytest.raises(InputError, match=line):
+            mnv3lib.train(shapes, **wrong)
+    for wrong, line in (({"size": -3}, "size -3"), ({"size": "64"}, "size '64'"), ({"top": "3"}, "top 3")):
+        with pytest.raises(InputError, match=line):
+            mnv3lib.predict(network, place / "shapes" / "cross" / "001.jpg", **wrong)
+    with pytest.raises(InputError, match="is no name of a run"):
+        mnv3lib.load(place / "shapes")
+
+
+def test_weights_are_known_by_their_runs_name_from_wherever_they_are_named(place, capsys, monkeypatch):
+    said(capsys, "train", "--data", "shapes", *QUICK)
+    called = transfer.find(FIRST)[1]
+    monkeypatch.chdir(place / "models" / FIRST)
+    assert transfer.find("weights.safetensors")[1] == transfer.find(".")[1] == called

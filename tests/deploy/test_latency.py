@@ -292,7 +292,7 @@ def test_prices_are_found_again():
 
 def test_front_keeps_what_nobody_beats():
     table = measured(a=1.0, b=2.0, c=3.0, d=4.0).assign(top1=[60.0, 59.0, 65.0, None])
-    assert cost.front(table, "median_ms")["name"].tolist() == ["a", "c"]
+    assert cost.pareto_front(table, "median_ms")["name"].tolist() == ["a", "c"]
 
 
 def test_at_equal_macs_the_time_is_interpolated_between_widths():

@@ -218,6 +218,13 @@ def test_timms_networks_give_the_same_logits(name, few_digits, tmp_path):
         torch.testing.assert_close(store.load("a", tmp_path / "models")(images), theirs(images), atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("size", [4, 600])
+def test_a_size_that_no_run_can_have_is_refused(size, few_digits, tmp_path):
+    with pytest.raises(InputError, match=f"image size {size}: give a whole number from 8 to 512"):
+        importing.import_pth("a.pth", "a", tmp_path, architecture=SMALL, dataset=few_digits, size=size)
+    assert not any(tmp_path.iterdir())
+
+
 def test_timms_others_are_refused(tmp_path):
     state = {"conv_stem.weight": torch.zeros(1), "bn1.running_mean": torch.zeros(1), "blocks.0.1.odd.weight": None}
     with pytest.raises(InputError, match="ReLU6"):
