@@ -146,7 +146,7 @@ def test_a_run_on_other_images_is_refused_as_such(record, recipe, digits, folder
     of_others = record | {"recipe": record["recipe"] | {"data_digest": "0" * 12}}
     monkeypatch.setattr(store, "load_record", lambda *given: of_others)
     with pytest.raises(
-        InputError, match=r"was trained on other images, or these .* split otherwise \(--test-share\): move it away"
+        InputError, match=r"was trained on other images.*split otherwise \(--test-share\): move it away"
     ):
         training.train(recipe, dataset=digits, **folders)
 
