@@ -67,7 +67,7 @@ def test_trained_on_names_every_place_a_run_has_been_at():
     assert (places.devices(record), places.trained_on(record)) == ("GPU", "a GPU's name")
     moved = [{"after_epoch": 3, "environment": gpu}, {"after_epoch": 19, "environment": cpu}]
     again = [*moved, {"after_epoch": 19, "environment": cpu}, {"after_epoch": 20, "environment": cpu | {"threads": 2}}]
-    assert places.devices(record | {"resumed": again}) == "GPU, then CPU"
+    assert places.devices(record | {"resumed": again}) == "GPU+CPU"
     assert places.trained_on(record | {"resumed": again}) == (
         "a GPU's name; a processor, 1 thread from epoch 20; measured on a processor, 2 threads"
     )

@@ -118,6 +118,8 @@ def runs(table: pd.DataFrame) -> pd.DataFrame:
         difference=table["top1"] - table["original"],
     )
     columns = "run parameters macs epochs top1 interval top5 minutes trained_on original difference".split()
+    if len(set(table["epochs"])) == 1:  # which is then said beside the table
+        columns.remove("epochs")
     return text(shown[columns], HEADINGS, {"parameters": "{:.3f}", "minutes": "{:.0f}", "difference": "{:+.2f}"})
 
 

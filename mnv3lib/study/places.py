@@ -9,8 +9,8 @@ def trained_on(record: dict) -> str:
 
 
 def devices(record: dict) -> str:
-    """As `trained_on`, in short: "CPU", "GPU" or "GPU, then CPU"."""
-    return ", then ".join(place for after, place in _places(record) if after < record["recipe"]["epochs"])
+    """As `trained_on`, in short: CPU, GPU, or GPU+CPU of a run begun on one and ended on the other."""
+    return "+".join(place for after, place in _places(record) if after < record["recipe"]["epochs"])
 
 
 def _places(record: dict, names: bool = False) -> list[tuple[int, str]]:

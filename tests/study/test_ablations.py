@@ -315,7 +315,7 @@ def test_variants_are_compared_with_the_base():
     begun, told = record("base", 60.0, device="NVIDIA H100"), {"after_epoch": 8, "environment": {"device": "cpu"}}
     moved = [begun | {"resumed": [told | {"after_epoch": after}], "seconds": 10.0 * after} for after in (8, 9)]
     (row,) = ablations.compare([begun, *moved]).to_dict("records")
-    assert (row["trained_on"], row["seconds"]) == ("GPU; GPU, then CPU", [60.0, 85.0])
+    assert (row["trained_on"], row["seconds"]) == ("GPU; GPU+CPU", [60.0, 85.0])
     assert table["trained_on"].tolist() == ["CPU; GPU", "CPU", "CPU"]
     # With the base and `larger` alone the variance is pooled over both, as in Student's test of two samples.
     theirs = scipy.stats.ttest_ind([58.0, 59.0], [60.0, 60.4, 60.8]).confidence_interval(0.95)
