@@ -128,18 +128,16 @@ def files(table: pd.DataFrame) -> pd.DataFrame:
 
     Columns: run, runtime, network, model, file_mb, file_top1, peak_mib (at the smallest batch), measured, and for each
     batch size B ratio_B (the median time over onnxruntime's for the same run, in the same table) and ms_B (that, times
-    onnxruntime's milliseconds in the table that has the most runs, the newest of these: tables may be of machines that
-    differ). Of a run and runtime in several tables the newest counts, with several numbers of threads the fewest.
+    onnxruntime's milliseconds in one table for all: that with the most runs, of these with the most calls, of these the
+    newest). Of a run and runtime in several tables the newest counts, with several numbers of threads the fewest.
     """
     columns = ["network", "model", "file_mb", "file_top1", "peak_mib", "measured"]
     if "file_mb" not in table:
         return pd.DataFrame(columns=["run", "runtime", *columns])
-    table = table[table["file_mb"].notna() & table["run"].notna()].assign(file=table.get("file", ""))
+    table = table[table["run"].notna()].assign(file=table.get("file", ""))
     keys, one = ["run", "runtime"], ["file", "run", "batch", "threads"]
     plain = table[table["runtime"] == "onnxruntime"]
-    table = table.join(plain.set_index(one)["median_ms"].rename("reference"), on=one)
-    tables = plain.groupby("file").agg(runs=("run", "nunique"), measured=("measured", "max"))
-    most = plain[plain["file"] == tables.sort_values(["runs", "measured"]).index[-1]] if len(tables) else plain
+    table = table[table["file_mb"].notna()].join(plain.set_index(one)["median_ms"].rename("reference"), on=one)
     table = table[table["threads"] == table.groupby(keys)["threads"].transform("min")]
     table = table.sort_values("measured", kind="stable").drop_duplicates([*keys, "batch"], keep="last")
     table = table.sort_values("batch", kind="stable")
@@ -149,10 +147,18 @@ def files(table: pd.DataFrame) -> pd.DataFrame:
     for batch, rows in table.groupby("batch"):
         rows = rows.set_index(keys)
         ratios = rows["median_ms"] / rows["reference"]
-        together = most[most["batch"] == batch].sort_values("threads").drop_duplicates("run").set_index("run")
-        found[f"ms_{batch}"] = ratios * together["median_ms"].reindex(ratios.index, level="run")
+        found[f"ms_{batch}"] = ratios * _of_one_table(plain[plain["batch"] == batch]).reindex(ratios.index, level="run")
         found[f"ratio_{batch}"] = ratios
     return found.reset_index().sort_values(["network", "runtime"], ignore_index=True)
+
+
+def _of_one_table(rows: pd.DataFrame) -> pd.Series:
+    """median_ms by run, from the one of several tables that has most runs, then calls, then is the newest."""
+    tables = rows.assign(calls=rows.get("calls", 0)).groupby("file")
+    tables = tables.agg(runs=("run", "nunique"), calls=("calls", "median"), measured=("measured", "max"))
+    best = tables.sort_values(["runs", "calls", "measured"]).index[-1:]
+    rows = rows[rows["file"].isin(best)].sort_values("threads").drop_duplicates("run")
+    return rows.set_index("run")["median_ms"]
 
 
 def goals(relative: pd.DataFrame, speeds: pd.DataFrame) -> pd.DataFrame:

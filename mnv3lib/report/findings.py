@@ -158,7 +158,8 @@ def runtimes(measured: pd.DataFrame) -> dict:
     int8 = files[files["runtime"] == "onnxruntime-int8"]
     known = len(int8) and "ratio_1" in int8
     found["int8"] = (int8["ratio_1"].min(), int8["ratio_1"].max()) if known else None
-    found["int8_on"] = latency.newest(written).iloc[0].to_dict() if known else None
+    in_bytes = written[written["runtime"] == "onnxruntime-int8"]
+    found["int8_on"] = latency.newest(in_bytes).iloc[0].to_dict() if known else None
     return found
 
 
