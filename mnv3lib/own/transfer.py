@@ -57,13 +57,13 @@ def plan(
                 has = f"the network to start from has {shape[name]}: give that, or none"
                 raise InputError(f"{name} {changes[name]}: {has}")
         fields |= shape | {"image_sizes": [source.size]}
-    sizes = recipes.make(recipe, **{name: changes[name] for name in ("image_sizes",) if name in changes}).image_sizes
+    sizes = recipes.make(recipe, image_sizes=changes["image_sizes"]).image_sizes if "image_sizes" in changes else ()
     if dataset.digest:
         size = dataset.train.images.shape[1]
-        if "image_sizes" in changes and dataset.test_files and max(sizes) != size:
+        if sizes and dataset.test_files and max(sizes) != size:
             raise InputError(f"image_sizes {list(sizes)}: the images were read at {size} px: read them at {max(sizes)}")
         fields |= {"data_digest": dataset.digest, "num_classes": len(dataset.classes), "image_sizes": [size]}
-        measured = sizes[-1] if "image_sizes" in changes else size
+        measured = sizes[-1] if sizes else size
         if not source or measured != source.size:
             fields["lowered_strides"] = recipes.strides_for(measured)
         if len(dataset.train) < FEW * usual.batch_size and not changes.keys() & {"batch_size", "learning_rate"}:

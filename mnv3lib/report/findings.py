@@ -9,7 +9,7 @@ from mnv3lib import cost, store
 from mnv3lib.deploy import comparisons, export, latency
 from mnv3lib.provenance import ROOT
 from mnv3lib.report import tables
-from mnv3lib.study import ablations, axes, claims, statistics
+from mnv3lib.study import ablations, claims, statistics
 
 CALLS = 1024  # a percentile wants as many
 
@@ -55,12 +55,6 @@ def tests(recorded: pd.DataFrame, models: Path | None = None, results: Path | No
     records = ablations.recorded(ablations.folder(), models)
     timed = with_latency(recorded, (results or ROOT / "results") / "latency")
     return claims.tests(ablations.results(records), timed, statistics.seed_spread(records))
-
-
-def begun(models: Path | None = None) -> tuple[int, int]:
-    """How many of the recorded runs had begun by the end of the day on which the tests were fixed, and how many are."""
-    records = ablations.recorded(ablations.folder(), models)
-    return sum(record["started"][:10] <= axes.read().planned for record in records), len(records)
 
 
 def with_latency(recorded: pd.DataFrame, folder: Path) -> pd.DataFrame:

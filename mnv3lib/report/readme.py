@@ -11,7 +11,7 @@ from mnv3lib.deploy import timing
 from mnv3lib.errors import InputError
 from mnv3lib.recipe import short
 from mnv3lib.report import findings, tables
-from mnv3lib.study import axes, claims, results
+from mnv3lib.study import ablations, axes, claims, results
 
 MARKERS = ("<!-- results: written by mnv3 report -->", "<!-- end of results -->")
 TEMPLATES = Environment(loader=PackageLoader("mnv3lib.report"), autoescape=lambda name: name.endswith(".html.j2"))
@@ -50,11 +50,12 @@ def block(models: Path | None = None) -> str:
 
 def _render(template: str, recorded: pd.DataFrame, tests: pd.DataFrame, models: Path | None, **values) -> str:
     """A template with what both have of results.recorded's table and of the tests of claims, and with `values`."""
+    records = ablations.recorded(ablations.folder(), models)
     said = {
         "goals": results.goals(recorded).to_dict("records"),
         "claims": tables.claims(tests),
         "planned": axes.read().planned,
-        "begun": findings.begun(models),
+        "begun": (ablations.begun_before(records), len(records)),
     }
     return TEMPLATES.get_template(template).render(said | values)
 

@@ -124,6 +124,11 @@ def recorded(ours: Path, models: Path | None = None) -> list[dict]:
     return list({(statistics.training(one), one["recipe"]["seed"]): one for one in reversed(records)}.values())[::-1]
 
 
+def begun_before(records: Iterable[dict]) -> int:
+    """How many of the runs had begun by the end of the day on which the tests of the claims were fixed."""
+    return sum(record["started"][:10] <= axes.read().planned for record in records)
+
+
 def results(records: Iterable[dict]) -> pd.DataFrame:
     """What the records say of every axis: `compare` for each that has its base and another variant.
 
