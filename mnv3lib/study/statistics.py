@@ -35,7 +35,7 @@ class Seeds(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A difference of two means in points of top-1, its standard error and degrees of freedom (Welch's)."""
+    """A difference of means in points of top-1, its standard error and its degrees of freedom."""
 
     points: float
     error: float
@@ -75,17 +75,19 @@ class Spread(NamedTuple):
         return self.contrast([1, -1], [first, second])
 
     def contrast(self, weights: Iterable[float], means: Iterable[Seeds]) -> Difference:
-        """The sum of means with these weights, which add up to 0; freedom is Satterthwaite's. NaN as above."""
+        """The sum of means with these weights, which add up to 0. NaN as above.
+
+        Each mean has a variance of its own, as in Welch's interval. The degrees of freedom are the fewest of any of the
+        means (Scheffé 1970, "Practical solutions of the Behrens-Fisher problem"), not Satterthwaite's: with few seeds
+        their interval covers 86 to 94 % where it should cover 95 %, and this one 95 to 96 %.
+        """
         weights, means = list(weights), list(means)
         points = sum(weight * one.top1 for weight, one in zip(weights, means, strict=True))
         if not self.freedom:
             return Difference(points, math.nan, math.nan)
         variances, freedoms = np.array([self._of_mean(one) for one in means]).T
-        variances = variances * np.square(weights)
-        error = math.sqrt(variances.sum())
-        if self.alike:
-            return Difference(points, error, self.freedom)
-        return Difference(points, error, variances.sum() ** 2 / (variances**2 / freedoms).sum())
+        error = math.sqrt((variances * np.square(weights)).sum())
+        return Difference(points, error, min(freedoms[np.not_equal(weights, 0)]))
 
     def _of_mean(self, seeds: Seeds) -> tuple[float, float]:
         """The variance of a mean over seeds, and its degrees of freedom.
@@ -106,7 +108,7 @@ class Spread(NamedTuple):
         if not self.freedom:
             return math.nan
         variance, freedom = self._of_mean(known)
-        return Difference(0.0, math.sqrt(2 * known.count * variance), freedom * (1 if self.alike else 2)).half
+        return Difference(0.0, math.sqrt(2 * known.count * variance), freedom).half
 
 
 def training(record: dict) -> str:
