@@ -32,6 +32,7 @@ def numbers(
     return {
         "networks": networks.to_dict("records"),
         "compared": networks.dropna(subset=["original"]).to_dict("records"),
+        "repeated": next((row for row in recorded.to_dict("records") if row["recipe"] == "original"), None),
         "ablations": len(records),
         "versions": tests[tests["axis"].isna()].dropna(subset=["difference"]).to_dict("records"),
         "ablation": lambda axis, variant: rows.get((axis, variant)),
@@ -45,7 +46,8 @@ def numbers(
         "equal": level.to_dict("records"),
         "clearly": {runtime: tables.clearly(rows) for runtime, rows in level.groupby("runtime")},
         "beaten": beaten(speed).to_dict("records"),
-        **runtimes(measured),
+        "lead_of_lean": lead_of_lean(speed),
+        **int8_times(measured),
         "int8_loss": int8_losses(recorded, results / "int8", models),
     }
 
@@ -68,8 +70,8 @@ def with_latency(recorded: pd.DataFrame, folder: Path) -> pd.DataFrame:
 
 def of_networks(recorded: pd.DataFrame) -> pd.DataFrame:
     """A row a network of the usual recipe: model, width, macs, parameters, top1 (mean of its seeds), seeds, deviation
-    (between them), low and high (the widest of its runs' intervals), original (the earlier report's top-1), gain over
-    it, and clear (whether all intervals lie above it)."""
+    (between them), low and high (the widest of its runs' intervals), original (the earlier report's top-1), and
+    gain over it."""
     usual = recorded[recorded["usual"]]
     named = {"macs": ("macs", "first"), "parameters": ("parameters", "first"), "top1": ("top1", "mean")}
     named |= {
@@ -80,7 +82,7 @@ def of_networks(recorded: pd.DataFrame) -> pd.DataFrame:
         "original": ("original", "first"),
     }
     table = usual.groupby(["model", "width"], as_index=False).agg(**named)
-    return table.assign(gain=table["top1"] - table["original"], clear=table["low"] > table["original"])
+    return table.assign(gain=table["top1"] - table["original"])
 
 
 def headline(measured: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
@@ -133,28 +135,27 @@ def beaten(speed: pd.DataFrame) -> pd.DataFrame:
     return pairs.rename(columns=named)[["runtime", "model", "width", "older", "older_width", "points", "ratio"]]
 
 
-def runtimes(measured: pd.DataFrame) -> dict:
-    """The newest comparisons of runtimes at 32 px and batch 1, each with its first row, and (least, most) ratio.
+def lead_of_lean(speed: pd.DataFrame) -> tuple[float, float] | None:
+    """How many times as fast onnxruntime is as PyTorch (folded), of the networks in `speed`: the least and the most."""
+    if speed.empty:
+        return None
+    times = speed.pivot_table(index=["model", "width"], columns="runtime", values="median_ms")
+    if not {"folded", "onnxruntime"} <= set(times):
+        return None
+    ratios = times["folded"] / times["onnxruntime"]
+    return ratios.min(), ratios.max()
 
-    `fastest_runtime` and `beside_compiled`, on `compared_on`: onnxruntime's time to torchvision's by default, and to
-    that of our compiled networks; `int8`, on `int8_on`: the int8 file's to the fp32 file's. None where there is no
-    record.
-    """
-    relative = latency.relative(measured)
-    here = latency.newest(relative[relative["size"] == 32])
-    found = {"compared_on": None if here.empty else here.iloc[0].to_dict()}
-    for name, beside in (("fastest_runtime", None), ("beside_compiled", "compiled")):
-        ratios = comparisons.ratios(here, "onnxruntime", beside)
-        ratios = ratios[ratios.index.get_level_values("batch") == 1]
-        found[name] = (ratios.min(), ratios.max()) if len(ratios) else None
+
+def int8_times(measured: pd.DataFrame) -> dict:
+    """`int8`, the (least, most) time of onnxruntime's int8 file to that of the fp32 file, and `int8_on`, the newest row
+    that says where; None where there is no record."""
     written = measured[measured["file_mb"].notna()] if "file_mb" in measured else measured[:0]
     files = comparisons.files(written)
     int8 = files[files["runtime"] == "onnxruntime-int8"]
-    known = len(int8) and "ratio_1" in int8
-    found["int8"] = (int8["ratio_1"].min(), int8["ratio_1"].max()) if known else None
-    in_bytes = written[written["runtime"] == "onnxruntime-int8"]
-    found["int8_on"] = latency.newest(in_bytes).iloc[0].to_dict() if known else None
-    return found
+    if not len(int8) or "ratio_1" not in int8:
+        return {"int8": None, "int8_on": None}
+    newest = latency.newest(written[written["runtime"] == "onnxruntime-int8"]).iloc[0].to_dict()
+    return {"int8": (int8["ratio_1"].min(), int8["ratio_1"].max()), "int8_on": newest}
 
 
 def int8_losses(recorded: pd.DataFrame, folder: Path, models: Path | None) -> list[float]:

@@ -11,7 +11,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from mnv3lib.recipe import short
-from mnv3lib.study import results
+from mnv3lib.study import axes, results
 from mnv3lib.study.claims import PLANS, Verdict, verdicts
 
 HEADINGS = {  # of columns that several tables have, parameters and MACs in millions
@@ -117,7 +117,7 @@ def runs(table: pd.DataFrame) -> pd.DataFrame:
         interval=[f"{row.low:.2f}–{row.high:.2f}" for row in table.itertuples()],
         difference=table["top1"] - table["original"],
     )
-    columns = "run parameters macs epochs top1 interval top5 minutes trained_on original difference".split()
+    columns = "run top1 interval top5 original difference parameters macs epochs minutes trained_on".split()
     if len(set(table["epochs"])) == 1:  # which is then said beside the table
         columns.remove("epochs")
     return text(shown[columns], HEADINGS, {"parameters": "{:.3f}", "minutes": "{:.0f}", "difference": "{:+.2f}"})
@@ -138,7 +138,7 @@ def peers() -> pd.DataFrame:
     """The table of results.peers as text."""
     table = results.peers().rename(columns={"parameters_m": "parameters", "macs_m": "macs"})
     table["network"] = [f"{short(row.network)} {row.width:g}" for row in table.itertuples()]
-    columns = ["source", "network", "parameters", "macs", "epochs", "top1", "note"]
+    columns = ["network", "epochs", "top1", "parameters", "macs", "source", "note"]
     return text(table[columns], HEADINGS, {"macs": "{:.1f}"})
 
 
@@ -146,6 +146,7 @@ def claims(tests: pd.DataFrame) -> pd.DataFrame:
     """The table of claims.tests as text, a row a claim."""
     tested = tests.dropna(subset=["difference"])
     judged = verdicts(tests)
+    told = {claim.text: claim.told for claim in axes.read().claims}
     return pd.DataFrame(
         {
             "claim": judged["claim"],
@@ -154,9 +155,10 @@ def claims(tests: pd.DataFrame) -> pd.DataFrame:
                 verdict(row.verdict, tests[tests["claim"] == row.claim]["verdict"]) for row in judged.itertuples()
             ],
             "evidence": [
-                "; ".join(map(_evidence, tested[tested["claim"] == claim].itertuples())) for claim in judged["claim"]
+                "; ".join(_evidence(row, told.get(claim, {})) for row in tested[tested["claim"] == claim].itertuples())
+                for claim in judged["claim"]
             ],
-            "runs of each that would decide it": [
+            "runs of each side that would decide it": [
                 _needed(row.verdict, tests[tests["claim"] == row.claim].iloc[0]) for row in judged.itertuples()
             ],
         }
@@ -173,15 +175,16 @@ def verdict(verdict: Verdict, parts: pd.Series) -> str:
 def _needed(verdict: Verdict, test: pd.Series) -> str:
     if verdict != Verdict.UNDECIDED or pd.isna(test["low"]):
         return "–"
-    return f"more than {max(PLANS)}" if pd.isna(test["needed"]) else f"about {test['needed']:.0f}"
+    of_each = " of each network" if pd.isna(test["axis"]) else ""
+    return (f"more than {max(PLANS)}" if pd.isna(test["needed"]) else f"about {test['needed']:.0f}") + of_each
 
 
-def _evidence(row) -> str:
-    names = f"{row.variant} against {row.against}"
+def _evidence(row, told: dict[str, str]) -> str:
+    names = " against ".join(told.get(name, name) for name in (row.variant, row.against))
     if row.cost in COSTS:
         unit, scale = COSTS[row.cost]
         names += f", {row.least / scale:.3g} to {row.most / scale:.3g} {unit}"
-    return f"{names}: {points(row.difference, row.low, row.high)} ({row.seeds:.0f} and {row.seeds_against:.0f} runs)"
+    return f"{names}: {points(row.difference, row.low, row.high)} (runs: {row.seeds:.0f} and {row.seeds_against:.0f})"
 
 
 def clearly(found: pd.DataFrame) -> str:

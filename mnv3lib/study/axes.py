@@ -43,7 +43,8 @@ class Claim:
     """That the difference of `variants` to `against` (the base if empty), in points, lies between `low` and `high`.
 
     every: whether for each of the variants, or for at least one. question: whether the earlier report only asked.
-    seeds: of each variant and of what it is set against, as planned before these runs.
+    seeds: of each variant and of what it is set against, as planned before these runs. told: a variant in words, where
+    its name is too short to be understood beside the claim.
     """
 
     text: str
@@ -55,6 +56,7 @@ class Claim:
     every: bool = True
     question: bool = False
     seeds: int = 3
+    told: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def read(path: Path | None = None) -> Study:
         for number, given in enumerate(study.claims, 1):
             with _at(f"claims, number {number}"):
                 claims.append(claim := _made(Claim, given))
-                for name in [*claim.variants, claim.against or "base"]:
+                for name in [*claim.variants, claim.against or "base", *claim.told]:
                     _check_variant(axes, claim.axis, name)
                 if not claim.low < claim.high:
                     raise InputError("its low should be below its high")

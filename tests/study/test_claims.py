@@ -67,7 +67,7 @@ def test_as_many_runs_as_are_said_to_decide_a_claim_do():
     assert verdict(with_seeds(int(needed.item()) + 1), "Dropout makes no difference") == Verdict.HOLDS
     assert verdict(with_seeds(int(needed.item()) // 2), "Dropout makes no difference") == Verdict.UNDECIDED
     for known, told in ((tops, {"–", f"about {needed.item():.0f}"}), ({"0": [60.0], "0.2": [60.1]}, {"–"})):
-        assert set(tables.claims(differences(known))["runs of each that would decide it"]) == told
+        assert set(tables.claims(differences(known))["runs of each side that would decide it"]) == told
 
 
 def test_a_claim_about_two_variants():
@@ -77,7 +77,7 @@ def test_a_claim_about_two_variants():
     assert 0 < row.low < 8 < row.high and row.p_holds < 0.05
     assert verdict(tests, row.claim) == Verdict.UNDECIDED  # one seed each does not do for this and ten other tests
     evidence = tables.claims(tests).set_index("claim")["evidence"][row.claim]
-    assert evidence.startswith("original against paper: +8.00 points, 95 % +") and evidence.endswith("(1 and 1 runs)")
+    assert evidence.startswith("SGD against RMSProp: +8.00 points, 95 % +") and evidence.endswith("(runs: 1 and 1)")
 
 
 def test_a_claim_about_one_of_several_variants():
