@@ -58,8 +58,8 @@ def test_an_interval_covers_what_it_says(counts):
     covered = []
     for _ in range(4000):
         deviations = 0.56 * np.sqrt(3.1 / random.chisquare(3.1, len(counts)))
-        runs = [pd.Series(random.normal(0, own, count)) for own, count in zip(deviations, counts, strict=True)]
-        found = spread.contrast(weights, [statistics.of(tops) for tops in runs])
+        runs = [random.normal(0, own, count) for own, count in zip(deviations, counts, strict=True)]
+        found = spread.contrast(weights, [Seeds(tops.mean(), len(tops), tops.std(ddof=len(tops) > 1)) for tops in runs])
         covered.append((abs(found.points) < found.half, found.p_outside(-math.inf, 0) > 0.005))
     once, often = np.mean(covered, axis=0)
     assert 0.94 < once < 0.965 and often > 0.993
