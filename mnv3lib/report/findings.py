@@ -137,8 +137,6 @@ def beaten(speed: pd.DataFrame) -> pd.DataFrame:
 
 def lead_of_lean(speed: pd.DataFrame) -> tuple[float, float] | None:
     """How many times as fast onnxruntime is as PyTorch (folded), of the networks in `speed`: the least and the most."""
-    if speed.empty:
-        return None
     times = speed.pivot_table(index=["model", "width"], columns="runtime", values="median_ms")
     if not {"folded", "onnxruntime"} <= set(times):
         return None
