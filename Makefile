@@ -27,7 +27,7 @@ report: setup
 	$(BIN)/mnv3 report
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadfile  # tests take one thread each
 
 faults: setup
 	$(BIN)/pytest --long tests/faults

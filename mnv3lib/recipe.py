@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import math
 import re
@@ -273,6 +274,15 @@ class Recipe(Architecture):
     def mean_rate(self) -> float:
         """The mean of the schedule's factor over the run."""
         return math.fsum(self.rate((part + 0.5) / 10_000) for part in range(10_000)) / 10_000
+
+
+def meanings() -> dict[str, str]:
+    """What the docstrings of Architecture and Recipe say of each field, in lines of the form `name: text`."""
+    found = {}
+    for documented in (Architecture, Recipe):
+        text = inspect.cleandoc(documented.__doc__)  # Python 3.13 has taken the indentation away already
+        found |= re.findall(r"^(\w+): (.*(?:\n    .*)*)", text, flags=re.MULTILINE)
+    return {name: " ".join(text.split()).rstrip(".") for name, text in found.items()}
 
 
 def is_usual(recorded: dict) -> bool:

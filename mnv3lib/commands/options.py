@@ -2,15 +2,13 @@
 
 import argparse
 import dataclasses
-import inspect
-import re
 import sys
 import types
 from pathlib import Path
 
 from mnv3lib import provenance, recipe
 from mnv3lib.errors import InputError, local
-from mnv3lib.recipe import Architecture, Recipe
+from mnv3lib.recipe import Recipe
 
 ALIASES = {"small": "v3_small", "large": "v3_large"}
 OTHER_NAMES = {"epochs": ["--iter"], "batch_size": ["--batch"], "image_sizes": ["--image-size"]}
@@ -75,7 +73,7 @@ def model(text: str) -> str:
 def add_recipe_fields(command, *, several: bool = False) -> None:
     """An option for each field of a recipe; its help is what the docstring says and the named recipes' values."""
     named = {name: recipe.make(name) for name in recipe.RECIPES}
-    texts = field_texts(Architecture) | field_texts(Recipe)
+    texts = recipe.meanings()
     for field in dataclasses.fields(Recipe):
         if field.name in ("recipe", "num_classes", "data_digest", "start"):
             continue
@@ -95,13 +93,6 @@ def add_recipe_fields(command, *, several: bool = False) -> None:
             help=f"{texts[field.name]} (default: {default})".replace("%", "%%"),
             **count,
         )
-
-
-def field_texts(documented: type) -> dict[str, str]:
-    """What the docstring of a dataclass says of each field, in lines of the form `name: text`."""
-    text = inspect.cleandoc(documented.__doc__)  # Python 3.13 has taken the indentation away already
-    entries = re.findall(r"^(\w+): (.*(?:\n    .*)*)", text, flags=re.MULTILINE)
-    return {name: " ".join(text.split()).rstrip(".") for name, text in entries}
 
 
 def truth(text: str) -> bool:

@@ -22,7 +22,7 @@ TRAINING_GOALS = {("v3_small", 0.25): 2.0, ("v3_small", 1.0): 3.0, ("v3_large", 
 
 
 class Reached(StrEnum):
-    """Whether a goal is reached; undecided where only the middle halves of the two times would allow it."""
+    """Whether a goal is reached; undecided where the middle halves of the two times allow both."""
 
     YES = "yes"
     UNDECIDED = "not decided"
@@ -175,11 +175,12 @@ def goals(relative: pd.DataFrame, speeds: pd.DataFrame) -> pd.DataFrame:
         for batch, limit in limits.items():
             mine = theirs[theirs["batch"] == batch].set_index("model")
             one = mine[mine["label"] == label]
-            other = mine[mine["label"] == reference] if reference else one.assign(ratio=1.0, high=1.0)
-            measured, at_best = one["ratio"] / other["ratio"], one["low"] / other["high"]
+            other = mine[mine["label"] == reference] if reference else one.assign(ratio=1.0, low=1.0, high=1.0)
+            measured = one["ratio"] / other["ratio"]
+            at_best, at_worst = one["low"] / other["high"], one["high"] / other["low"]
             for model in one.index.intersection(other.index, sort=False):
                 verdict = Reached.UNDECIDED if round(at_best[model], 2) <= limit else Reached.NO
-                verdict = Reached.YES if round(measured[model], 2) <= limit else verdict
+                verdict = Reached.YES if round(at_worst[model], 2) <= limit else verdict
                 rows.append((goal, batch, model, 1.0, limit, measured[model], verdict))
     ours = speeds[speeds["loop"] == "mnv3lib"].set_index(["model", "width"])["times"]
     for (model, width), least in TRAINING_GOALS.items():

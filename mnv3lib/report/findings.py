@@ -38,6 +38,11 @@ def numbers(
         "ablation": lambda axis, variant: rows.get((axis, variant)),
         "needed": tests["needed"].dropna().astype(int).sort_values().tolist(),
         "spread": spread,
+        "apart_of": [
+            spread.apart(statistics.Seeds(row.top1, row.seeds, row.deviation))
+            for row in networks.itertuples()
+            if row.seeds > 2
+        ],
         "base_deviation": next(
             (row["spread"] for row in rows.values() if pd.isna(row["outcome"]) and row["seeds"] > 1), None
         ),
@@ -69,12 +74,13 @@ def with_latency(recorded: pd.DataFrame, folder: Path) -> pd.DataFrame:
 
 
 def of_networks(recorded: pd.DataFrame) -> pd.DataFrame:
-    """A row a network of the usual recipe: model, width, macs, parameters, top1 (mean of its seeds), seeds, deviation
-    (between them), low and high (the widest of its runs' intervals), original (the earlier report's top-1), and
-    gain over it."""
+    """A row a network of the usual recipe: model, width, macs, parameters, weight_decay, top1 (mean of its seeds),
+    seeds, deviation (between them), low and high (the widest of its runs' intervals), original (the earlier report's
+    top-1), and gain over it."""
     usual = recorded[recorded["usual"]]
     named = {"macs": ("macs", "first"), "parameters": ("parameters", "first"), "top1": ("top1", "mean")}
     named |= {
+        "weight_decay": ("weight_decay", "first"),
         "seeds": ("top1", "size"),
         "deviation": ("top1", "std"),
         "low": ("low", "min"),

@@ -149,7 +149,7 @@ def claims(tests: pd.DataFrame) -> pd.DataFrame:
     told = {claim.text: claim.told for claim in axes.read().claims}
     return pd.DataFrame(
         {
-            "claim": judged["claim"],
+            "claim or question": judged["claim"],
             "by the earlier report": judged["question"].map({True: "asked", False: "claimed"}),
             "verdict": [
                 verdict(row.verdict, tests[tests["claim"] == row.claim]["verdict"]) for row in judged.itertuples()

@@ -371,7 +371,7 @@ def test_goals_say_who_reached_them():
     ratios = {
         "v1": [9, 9, 9, 9, 1],  # torchvision has none: it does not count
         "v2": [0.95, 0.5, 0.4, 1, 0.98],
-        "v3_small": [0.8, 0.2, 0.3, 0.99, 0.98],
+        "v3_small": [0.8, 0.2, 0.3, 0.9, 0.98],
         "v3_large": [0.88, 0.2, 0.3, 1.05, 0.98],
     }
     rows = pd.DataFrame(
@@ -389,7 +389,7 @@ def test_goals_say_who_reached_them():
     )
     table = comparisons.goals(rows, speeds)
     small = table[(table["goal"] == "eager") & (table["model"] == "v3_small")]
-    assert small["measured"].item() == pytest.approx(0.99 / 0.98)
+    assert small["measured"].item() == pytest.approx(0.9 / 0.98)
     assert small["aim"].item() == 1.02
     found = {
         (goal, model, width): verdict
@@ -399,7 +399,7 @@ def test_goals_say_who_reached_them():
     }
     yes, undecided, no = Reached
     assert found == {
-        ("eager", "v2", 1): yes,
+        ("eager", "v2", 1): undecided,  # 1.02 by the medians, 1.13 by the middle halves
         ("eager", "v3_small", 1): yes,
         ("eager", "v3_large", 1): undecided,
         ("folded", "v2", 1): no,

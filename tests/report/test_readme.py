@@ -88,7 +88,8 @@ def test_goals_are_told_from_their_numbers():
     words = readme.goals(goals.assign(reached=["aim", *["goal"] * 5], margin=margins, seeds=seeds))
     assert words == (
         "Of the 6 goals that this project set itself, 6 are reached, and 1 of the aims beyond them. Of these 6 "
-        "networks 2 have a single run; the narrowest margin is that of V3 Small 0.5, 0.20 points."
+        "networks 2 have a single run; the narrowest margin is that of V3 Small 0.5, 0.20 points. With "
+        "another seed a run can end one or two points higher or lower."
     )
 
 

@@ -76,7 +76,7 @@ def test_a_claim_about_two_variants():
     assert (row.variant, row.against, row.difference, row.seeds, row.seeds_against) == ("original", "paper", 8.0, 1, 1)
     assert 0 < row.low < 8 < row.high and row.p_holds < 0.05
     assert verdict(tests, row.claim) == Verdict.UNDECIDED  # one seed each does not do for this and ten other tests
-    evidence = tables.claims(tests).set_index("claim")["evidence"][row.claim]
+    evidence = tables.claims(tests).set_index("claim or question")["evidence"][row.claim]
     assert evidence.startswith("SGD against RMSProp: +8.00 points, 95 % +") and evidence.endswith("(runs: 1 and 1)")
 
 
