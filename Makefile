@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 help:
 	@echo "make report   run the notebooks and write report/index.html (eleven minutes on two cores, more on slow ones)"
-	@echo "make test     run the tests (a few minutes)"
+	@echo "make test     run the tests, one a core (ten minutes on two cores)"
 	@echo "make faults   try many more faults than make test does, write tests/FAULTS.md (about ten minutes)"
 	@echo "make lint     check style, notebooks and whether the report is up to date"
 	@echo "make lab      open the notebooks in JupyterLab"
