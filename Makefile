@@ -26,8 +26,9 @@ $(VENV)/.ready: requirements.txt pyproject.toml
 report: setup
 	$(BIN)/mnv3 report
 
+# Tests take one thread each, so one process a core.
 test: setup
-	$(BIN)/pytest --numprocesses auto --dist loadfile  # tests take one thread each
+	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 faults: setup
 	$(BIN)/pytest --long tests/faults

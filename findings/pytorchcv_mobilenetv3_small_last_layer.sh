@@ -2,9 +2,9 @@
 # pytorchcv 0.0.74: MobileNetV3 Small has Large's layer before the classifier, a sixth more parameters than the paper's.
 #
 # Expected: 1024 channels before the classifier (V3 paper, table 2) and 2.54 million parameters, as torchvision has them.
-# Seen: 1280 channels, as table 1 has for Large, at every width (the paper's code narrows neither below width 1), and 2.95
-# million. Large and V2 agree with torchvision to a thousandth, so a comparison by these networks makes
-# Small alone look heavier than it is.
+# Seen: 1280 channels, as table 1 has for Large, at width 1 and at the smaller ones (the paper's code narrows this layer at
+# none of them), and 2.95 million parameters. Large and V2 agree with torchvision to a thousandth, so a comparison by these
+# networks makes Small alone look heavier than it is.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
