@@ -25,6 +25,9 @@ def test_lock_pins_every_dependency():
     assert names(wanted) <= names(lines)
 
 
+READMES = [ROOT / "README.md", *sorted(ROOT.glob("[!.]*/README.md")), *sorted(ROOT.glob("mnv3lib/*/README.md"))]
+
+
 def test_conda_uses_the_lock():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert environment["name"] == "mnv3lib"
@@ -35,7 +38,7 @@ def test_conda_uses_the_lock():
     assert PROJECT["project"]["requires-python"] == ">=3.11,<3.14"
 
 
-@pytest.mark.parametrize("file", ["README.md", "trained_models/README.md", "test_images/README.md"])
+@pytest.mark.parametrize("file", [str(path.relative_to(ROOT)) for path in READMES])
 def test_links_and_names_of_files_exist(file):
     path = ROOT / file
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):

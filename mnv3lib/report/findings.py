@@ -34,7 +34,8 @@ def numbers(
         "compared": networks.dropna(subset=["original"]).to_dict("records"),
         "repeated": next((row for row in recorded.to_dict("records") if row["recipe"] == "original"), None),
         "ablations": len(records),
-        "versions": tests[tests["axis"].isna()].dropna(subset=["difference"]).to_dict("records"),
+        "versions": claims.versions(with_latency(recorded, results / "latency"), spread),
+        "small": smaller(networks),
         "ablation": lambda axis, variant: rows.get((axis, variant)),
         "needed": tests["needed"].dropna().astype(int).sort_values().tolist(),
         "spread": spread,
@@ -43,9 +44,6 @@ def numbers(
             for row in networks.itertuples()
             if row.seeds > 2
         ],
-        "base_deviation": next(
-            (row["spread"] for row in rows.values() if pd.isna(row["outcome"]) and row["seeds"] > 1), None
-        ),
         "speed": speed.to_dict("records"),
         "front": front(speed).to_dict("records"),
         "equal": level.to_dict("records"),
@@ -139,6 +137,16 @@ def beaten(speed: pd.DataFrame) -> pd.DataFrame:
     pairs = pairs[(pairs["points"] > 0) & (pairs["p75_ms_older"] < pairs["p25_ms"])]
     named = {"model_older": "older", "width_older": "older_width"}
     return pairs.rename(columns=named)[["runtime", "model", "width", "older", "older_width", "points", "ratio"]]
+
+
+def smaller(networks: pd.DataFrame) -> tuple[dict, dict] | None:
+    """(the most accurate network of V1 or V2 that beats a V3 with fewer parameters, the most accurate such V3)."""
+    newer = networks["model"].str.startswith("v3")
+    for older in networks[~newer].sort_values("top1", ascending=False).to_dict("records"):
+        beaten = networks[newer & (networks["top1"] < older["top1"]) & (networks["parameters"] > older["parameters"])]
+        if len(beaten):
+            return older, beaten.loc[beaten["top1"].idxmax()].to_dict()
+    return None
 
 
 def lead_of_lean(speed: pd.DataFrame) -> tuple[float, float] | None:

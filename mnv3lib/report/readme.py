@@ -18,9 +18,9 @@ TEMPLATES = Environment(loader=PackageLoader("mnv3lib.report"), autoescape=lambd
 TEMPLATES.filters |= {
     "short": short,
     "markdown": tables.markdown,
+    "versions": tables.versions,
     "html": lambda shown: tables.html(shown).data,
     "ms": timing.milliseconds,
-    "span": lambda row: tables.span(row["low"], row["high"]),
     "inline": lambda page: tables.inline(str(page)),
 }
 
@@ -34,26 +34,31 @@ def start(models: Path | None = None, **values) -> str:
     """The start page; `values` are its pages, figures and `made`, which tells when and from what."""
     recorded = results.recorded(models)
     tests = findings.tests(recorded, models)
-    more = {"peers": results.peers().to_dict("records"), "verdicts": claims.verdicts(tests).to_dict("records")}
-    more |= findings.numbers(recorded, tests, models) | {"runs": tables.runs(recorded)}
+    more = {"verdicts": claims.verdicts(tests).to_dict("records")}
+    more |= findings.numbers(recorded, tests, models) | {"runs": _runs(recorded)}
     return _render("index.html.j2", recorded, tests, models, **more, **values)
 
 
 def block(models: Path | None = None) -> str:
     """What README has between its two markers."""
     recorded = results.recorded(models)
-    runs, peers = tables.runs(recorded), tables.peers()
+    runs = _runs(recorded)
     runs["run"] = runs["run"].map("`{}`".format)
-    peers["published by"] = "[" + peers["published by"] + "](" + results.peers()["url"] + ")"
-    return _render("readme.md.j2", recorded, findings.tests(recorded, models), models, runs=runs, peers=peers)
+    return _render("readme.md.j2", recorded, findings.tests(recorded, models), models, runs=runs)
+
+
+def _runs(recorded: pd.DataFrame) -> pd.DataFrame:
+    """The table of runs without its minutes, which depend on where they ran, and beside what: page 02 has them."""
+    return tables.runs(recorded).drop(columns="minutes")
 
 
 def _render(template: str, recorded: pd.DataFrame, tests: pd.DataFrame, models: Path | None, **values) -> str:
-    """A template with what both have of results.recorded's table and of the tests of claims, and with `values`."""
+    """A template with what both pages have, and with `values`; recorded: results.recorded's, tests: claims.tests'."""
     records = ablations.recorded(ablations.folder(), models)
     said = {
         "goals": results.goals(recorded).to_dict("records"),
-        "claims": tables.claims(tests),
+        "claims": tables.verdicts_in_short(tests),
+        "peers": results.peers().to_dict("records"),
         "planned": axes.read().planned,
         "begun": (ablations.begun_before(records), len(records)),
     }

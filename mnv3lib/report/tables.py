@@ -165,11 +165,48 @@ def claims(tests: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def versions(found: pd.DataFrame) -> pd.DataFrame:
+    """The table of claims.versions as text."""
+    names = {"macs": "MACs", "latency": "latency", "parameters": "parameters"}
+    rows = []
+    for row in found.itertuples():
+        unit, scale = COSTS[row.cost]
+        judged = "not decided" if row.low <= 0 <= row.high else f"{row.newer if row.low > 0 else row.older} is ahead"
+        rows.append(
+            {
+                "at equal": names[row.cost],
+                "compared": f"{row.newer} with {row.older}",
+                "range": f"{row.least / scale:.3g} to {row.most / scale:.3g} {unit}",
+                "mean difference (points)": f"{row.difference:+.1f}",
+                "95 % interval": f"{row.low:+.1f} to {row.high:+.1f}" if row.low == row.low else "–",
+                "from one end to the other": f"{row.at_least:+.1f} to {row.at_most:+.1f}",
+                "judged alone": judged if row.low == row.low else "–",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def verdict(verdict: Verdict, parts: pd.Series) -> str:
-    """The verdict on a claim; where it is open, also how many of its differences speak clearly."""
+    """The verdict on a claim; where it is open, also what its differences say when each is judged alone."""
     clear = parts[parts.isin([Verdict.HOLDS, Verdict.FAILS])].value_counts(sort=False)
-    told = [f"{count} of {len(parts)} clearly {PARTS[part]}{'s' * (count == 1)}" for part, count in clear.items()]
-    return f"{verdict}; taken alone, {', '.join(told)}" if verdict == Verdict.UNDECIDED and told else str(verdict)
+    if verdict != Verdict.UNDECIDED or clear.empty:
+        return str(verdict)
+    if len(parts) == 1:
+        return f"{verdict}; judged alone, its comparison clearly {PARTS[clear.index[0]]}s"
+    told = [
+        f"{count} of {len(parts)} comparisons clearly {PARTS[one]}{'s' * (count == 1)}" for one, count in clear.items()
+    ]
+    return f"{verdict}; judged alone, {', '.join(told)}"
+
+
+def verdicts_in_short(tests: pd.DataFrame) -> pd.DataFrame:
+    """Of `claims`: the claims, who says so, the verdicts, and the differences without their intervals."""
+    shown, told = claims(tests).iloc[:, :3], {claim.text: claim.told for claim in axes.read().claims}
+    differences = {claim: [] for claim in shown.iloc[:, 0]}
+    for row in tests.dropna(subset=["difference"]).itertuples():
+        name = told.get(row.claim, {}).get(row.variant, row.variant)
+        differences[row.claim].append(f"{name} {row.difference:+.1f}")
+    return shown.assign(**{"difference (points)": ["; ".join(each) or "–" for each in differences.values()]})
 
 
 def _needed(verdict: Verdict, test: pd.Series) -> str:

@@ -21,6 +21,9 @@ VERSIONS = {  # by what the networks are made equal in, a column of the trained 
 }
 
 
+PAIRS = (("V2", "V1"), ("V3", "V2"))  # that these claims compare, the newer version first
+
+
 class Verdict(enum.StrEnum):
     """On a claim, or on one of the differences that test it."""
 
@@ -136,7 +139,7 @@ def _of_versions(models: pd.DataFrame, cost: str, spread: Spread, planned: Calla
     """
     about = {"claim": VERSIONS[cost], "question": False, "every": True, "cost": cost}
     rows = []
-    for newer, older in (("V2", "V1"), ("V3", "V2")):
+    for newer, older in PAIRS:
         row = about | {"variant": newer, "against": older, "verdict": Verdict.MISSING}
         found = curves(models, cost, newer, older)
         if len(found):
@@ -148,11 +151,36 @@ def _of_versions(models: pd.DataFrame, cost: str, spread: Spread, planned: Calla
     return rows
 
 
+def versions(models: pd.DataFrame, spread: Spread) -> pd.DataFrame:
+    """How far each version is ahead of each older one at equal cost, where both have networks of such a cost.
+
+    models and spread: as for `tests`; V3 against V1 is here too, which no claim is about. Columns: cost (of VERSIONS),
+    newer, older, least and most (the costs that both have), difference (mean distance of the curves, in points), low
+    and high (its 95 % interval), at_least and at_most (their distance at these two costs), networks and
+    networks_older (how many each curve goes through).
+    """
+    rows = []
+    for cost in VERSIONS:
+        for newer, older in (*PAIRS, ("V3", "V1")):
+            found = curves(models, cost, newer, older)
+            if len(found):
+                means = [Seeds(one.top1, one.seeds, one.std) for one in found.itertuples()]
+                mean = spread.contrast(found["weight"], means)
+                ends = {f"at_{end}": found["top1"] @ found[f"weight_{end}"] for end in ("least", "most")}
+                row = {"cost": cost, "newer": newer, "older": older, **found[["least", "most"]].iloc[0]} | ends
+                row |= {"difference": mean.points, "low": mean.points - mean.half, "high": mean.points + mean.half}
+                counts = found["version"].value_counts()
+                rows.append(row | {"networks": counts[newer], "networks_older": counts[older]})
+    columns = "cost newer older least most difference low high at_least at_most networks networks_older".split()
+    return pd.DataFrame(rows, columns=columns)
+
+
 def curves(models: pd.DataFrame, cost: str, newer: str, older: str) -> pd.DataFrame:
     """The networks that the curves of two versions go through, and the weight of each in the curves' mean distance.
 
     models: as for `tests`. Columns: version, model, width, cost, top1 (mean of its seeds), seeds, std, weight, least
-    and most (the costs that both versions have). Empty where they have none in common.
+    and most (the costs that both versions have), weight_least and weight_most (the weights in the distance at these
+    costs). Empty where they have none in common.
     """
     usual = models[models["usual"]]
     usual = usual.assign(version=usual["model"].str[:2].str.upper(), **({} if cost in usual else {cost: math.nan}))
@@ -160,10 +188,15 @@ def curves(models: pd.DataFrame, cost: str, newer: str, older: str) -> pd.DataFr
     networks = networks.agg(cost=(cost, "first"), top1=("top1", "mean"), seeds=("top1", "size"), std=("top1", "std"))
     new, old = (pareto_front(networks[networks["version"] == one], "cost") for one in (newer, older))
     if new.empty or old.empty:
-        return new.head(0).assign(weight=0.0, least=0.0, most=0.0)
+        return new.head(0).assign(weight=0.0, least=0.0, most=0.0, weight_least=0.0, weight_most=0.0)
     least, most = (max(new["cost"].min(), old["cost"].min()), min(new["cost"].max(), old["cost"].max()))
-    weights = [*_shares(new["cost"], least, most), *-_shares(old["cost"], least, most)] if least < most else []
-    return pd.concat([new, old])[: len(weights)].assign(weight=weights, least=least, most=most)
+    spans = {"weight": (least, most), "weight_least": (least, least), "weight_most": (most, most)}
+    both = pd.concat([new, old]) if least < most else new.head(0)
+    weights = {
+        name: np.array([*_shares(new["cost"], *span), *-_shares(old["cost"], *span)])[: len(both)]
+        for name, span in spans.items()
+    }
+    return both.assign(least=least, most=most, **weights)
 
 
 def _shares(costs: pd.Series, least: float, most: float) -> np.ndarray:

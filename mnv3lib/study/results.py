@@ -75,15 +75,16 @@ def goals(table: pd.DataFrame) -> pd.DataFrame:
     """GOALS beside `table`, as `recorded` makes it: a row a network, with the mean of the seeds of the usual recipe.
 
     Columns: model, width, goal, aim, top1 (missing if not trained), seeds (how many), reached (aim, goal, missed or
-    not trained), margin (of top1 over the goal, in points).
+    not trained), margin (of top1 over the goal, in points), lowest and highest (top1 of a seed).
     """
     rows = []
     for (model, width), (goal, aim) in GOALS.items():
         mine = table[(table["model"] == model) & (table["width"] == width) & table["usual"]]["top1"]
         top1 = mine.mean()
         reached = "not trained" if mine.empty else "aim" if top1 >= aim else "goal" if top1 >= goal else "missed"
-        rows.append((model, width, goal, aim, top1, len(mine), reached, top1 - goal))
-    return pd.DataFrame(rows, columns=["model", "width", "goal", "aim", "top1", "seeds", "reached", "margin"])
+        rows.append((model, width, goal, aim, top1, len(mine), reached, top1 - goal, mine.min(), mine.max()))
+    columns = "model width goal aim top1 seeds reached margin lowest highest".split()
+    return pd.DataFrame(rows, columns=columns)
 
 
 def time_to_original(models: Path | None = None) -> pd.DataFrame:

@@ -151,9 +151,11 @@ def test_paths_as_people_write_them(tmp_path, monkeypatch, capsys):
 
 def test_readmes_commands_run_as_written():
     """Each is one that there is, and each file and folder that it reads is here, but for what the reader brings."""
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    files = [ROOT / "README.md", ROOT / "notebooks" / "README.md", *ROOT.glob("mnv3lib/*/README.md")]
+    text = "".join(file.read_text(encoding="utf-8") for file in files)
+    blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines() if line.startswith("mnv3 ")]
-    assert len(lines) > 12
+    assert len(files) == 4 and len(lines) > 25
     for line in lines:
         options = vars(make_parser().parse_args(shlex.split(line, comments=True)[1:]))
         for name in ("paths", "file"):

@@ -36,7 +36,7 @@ def network():
 
 
 def torchvision(image: Image.Image) -> np.ndarray:
-    pixels = v2.functional.pil_to_tensor(scaling.square(image))
+    pixels = v2.functional.pil_to_tensor(inference.middle_square(image))
     return v2.functional.resize(pixels, [32, 32], v2.InterpolationMode.BICUBIC, antialias=True).permute(1, 2, 0).numpy()
 
 
@@ -87,7 +87,9 @@ def test_int8_takes_no_photographs(tmp_path, capsys):
 
 
 def test_the_readmes_lines_without_pytorch_say_what_predict_says(network, tmp_path, monkeypatch, capsys):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(
+        r"```python\n(.*?)```", (ROOT / "mnv3lib/deploy/README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     (lines,) = [block for block in blocks if "onnxruntime" in block]
     assert "torch" not in lines
     shutil.copytree(ROOT / "test_images", tmp_path / "test_images")

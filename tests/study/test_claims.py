@@ -126,6 +126,12 @@ def test_versions_are_compared_at_equal_cost(tmp_path):
     evidence = tables.claims(tests)["evidence"]
     assert evidence[0].startswith("V2 against V1, 10 to 40 M MACs: +2.00 points, 95 % +")
     assert evidence[1].split("; ")[1].startswith("V3 against V2, 20 to 40 ms: +6.50 points")
+    found = claims.versions(models, spread).set_index(["cost", "newer", "older"]).loc["macs"]
+    assert found.loc[("V2", "V1"), ["difference", "at_least", "at_most"]].tolist() == pytest.approx([2, 3, 1], abs=1e-6)
+    assert found.loc[("V3", "V2"), ["difference", "at_least", "at_most"]].tolist() == pytest.approx(
+        [6.5, 6, 7], abs=1e-6
+    )
+    assert found.loc[("V3", "V1"), ["least", "most", "networks", "networks_older"]].tolist() == [20e6, 40e6, 3, 2]
     wide = claims.tests(nothing, models, Spread(5.0, 10))
     assert verdict(wide, claims.VERSIONS["macs"]) == Verdict.UNDECIDED
 
