@@ -9,6 +9,7 @@ help:
 	@echo "make report   run the notebooks and write report/index.html (eleven minutes on two cores, more on slow ones)"
 	@echo "make test     run the tests, one a core (ten minutes on two cores)"
 	@echo "make faults   try many more faults than make test does, write tests/FAULTS.md (about ten minutes)"
+	@echo "make setup    make the environment in $(VENV) and nothing else: every other target does it first"
 	@echo "make lint     check style, notebooks and whether the report is up to date"
 	@echo "make lab      open the notebooks in JupyterLab"
 	@echo "make lock     resolve pyproject.toml into requirements.txt anew, and into the lock of LiteRT's converter"
@@ -17,7 +18,7 @@ setup: $(VENV)/.ready
 
 $(VENV)/.ready: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
-	  || { echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=/path/to/python3.12"; exit 1; }
+	  || { echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mnv3lib import provenance
-from mnv3lib.errors import InputError, one_line
+from mnv3lib.errors import InputError, local, one_line
 from mnv3lib.recipe import Recipe
 from mnv3lib.writing import delete_leftovers, only_writer, replacing
 
@@ -20,7 +20,7 @@ STATE, PROGRESS = "checkpoint.pt", "epochs_done"
 
 def base_folder() -> Path:
     """Where runs in progress keep their checkpoints: MNV3_CHECKPOINTS, else mnv3lib/checkpoints in the user's cache."""
-    return Path(os.environ.get("MNV3_CHECKPOINTS") or provenance.cache_folder() / "checkpoints").expanduser()
+    return local(os.environ.get("MNV3_CHECKPOINTS") or provenance.cache_folder() / "checkpoints")
 
 
 def folder_of(recipe: Recipe, base: Path | None = None) -> Path:

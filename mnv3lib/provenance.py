@@ -3,24 +3,28 @@
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from mnv3lib.errors import local
+
+CPUINFO = Path("/proc/cpuinfo")  # of Linux
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def place(name: str, variable: str | None = None) -> Path:
     """The folder that the environment `variable` names, else `name` in the checkout, else `name` here."""
     if variable and (named := os.environ.get(variable)):
-        return Path(named).expanduser()
+        return local(named)
     return ROOT / name if (ROOT / name).is_dir() else Path(name)
 
 
 def cache_folder() -> Path:
     """This library's folder in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnv3lib"
+    return local(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnv3lib"
 
 
 def now() -> str:
@@ -50,12 +54,18 @@ def _git(*arguments: str) -> str | None:
 
 @cache
 def processor() -> str:
-    """The processor's name as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
+    """The processor's name as the system gives it, on x86 Linux with more: "AMD EPYC (family 25, model 17)".
+
+    In clouds the name alone is often that of several generations.
+    """
+    told = {}
+    with suppress(OSError):
+        for line in CPUINFO.read_text().splitlines():
+            key, _, value = line.partition(":")
+            told.setdefault(key.strip(), value.strip())
+    name = told.get("model name") or platform.processor() or platform.machine()
+    if {"cpu family", "model"} <= told.keys():
+        name += f" (family {told['cpu family']}, model {told['model']})"
     return name
 
 

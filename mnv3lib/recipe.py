@@ -129,31 +129,33 @@ class Recipe(Architecture):
     dataset: cifar100, digits, or the name of a data set of one's own.
     data_digest: what such images of one's own are known by; see folders.
     start: the trained network that it starts from, by its name and digest (see transfer); empty: random weights.
-    freeze: which layers of that are not trained: nothing, norms (batch normalisation) or features (all but the last).
+    freeze: which layers of a trained network are not trained on: nothing, norms (batch normalisation) or features (all
+        but the last).
     split: full (train on the whole training set, measure on the test set) or holdout (train on 90 % of the training
         set, measure on the other 10 %; for every choice, so that none is made on the test set).
-    seed: of the initial weights, the order of the images and the augmentation.
+    seed: what the initial weights, the order of the images and the augmentation are drawn with.
     epochs: passes over the training images; each leaves out the last batch if it is not full.
     batch_size: images a step.
     optimizer: sgd, muon (torch.optim.Muon for the pointwise convolutions, SGD for the rest), rmsprop (squares decaying
         by 0.9, epsilon 0.0316, as torchvision's reference training of V3) or adamw.
-    learning_rate: the highest of the schedule.
+    learning_rate: the highest learning rate of the schedule.
     schedule: how the learning rate falls after the warm-up: one_cycle (linear to zero), cosine (to zero), constant, or
         step (times step_factor whenever step_epochs epochs are over).
     step_epochs: epochs between two steps; by default the V3 paper's, section 6.1.1.
     step_factor: what a step multiplies the learning rate by; by default the V3 paper's, section 6.1.1.
-    warmup: the share of steps in which it rises linearly from zero.
-    momentum: of SGD and RMSProp; AdamW's first beta. Muon keeps torch's 0.95.
+    warmup: the share of steps in which the learning rate rises linearly from zero.
+    momentum: the momentum of SGD and RMSProp; AdamW's first beta. Muon keeps torch's 0.95.
     nesterov: whether SGD looks ahead along its momentum.
-    weight_decay: on kernels and matrices alone, not on biases and norms.
-    depthwise_decay: whether on depthwise kernels too (the V1 paper, section 3.2, advises little or none there).
-    muon_learning_rate: of the pointwise convolutions, with the optimizer muon.
-    muon_weight_decay: of the pointwise convolutions, with the optimizer muon.
+    weight_decay: the decay of kernels and matrices; biases and norms have none.
+    depthwise_decay: whether depthwise kernels decay too (the V1 paper, section 3.2, advises little or none there).
+    muon_learning_rate: the learning rate of the pointwise convolutions, with the optimizer muon.
+    muon_weight_decay: the weight decay of the pointwise convolutions, with the optimizer muon.
     label_smoothing: share of the target spread over all classes.
     crop: pixels of padding for the random crop.
-    padding: what is in it, zero (black) or reflect (the mirrored image).
-    flip: none, random or alternating (in every second epoch).
-    augmentation: beyond crop and flip: none, trivialaugment, erasing, cutmix or mixup (torchvision's, at its defaults).
+    padding: what is around an image for the random crop, zero (black) or reflect (the mirrored image).
+    flip: how images are mirrored: none, random or alternating (in every second epoch).
+    augmentation: what is done beyond crop and flip: none, trivialaugment, erasing, cutmix or mixup (torchvision's, at
+        its defaults).
     augmentation_share: how many of the images (trivialaugment, erasing) or batches (cutmix, mixup) get it.
     average_epochs: stochastic weight averaging (SWA, Izmailov et al. 2018): the weights at the end of so many last
         epochs are averaged, and batch norm's statistics taken anew from the training images; 0 and 1 keep the last.
@@ -210,6 +212,9 @@ class Recipe(Architecture):
         object.__setattr__(self, "image_sizes", tuple(self.image_sizes))  # JSON and YAML have lists
         for size in self.image_sizes:
             whole("image_sizes", size, *SIZES)
+        if len(self.image_sizes) > self.epochs:  # it would be measured at a size that it was never trained at
+            count = len(self.image_sizes)
+            raise InputError(f"image_sizes: {count} sizes in {self.epochs} epochs: give {count} epochs or fewer sizes")
         _check_dataset(self.dataset, self.data_digest)
         if self.num_classes != DATASETS.get(self.dataset, self.num_classes):
             raise InputError(f"num_classes {self.num_classes}: {self.dataset} has {DATASETS[self.dataset]} classes")

@@ -20,6 +20,7 @@ from mnv3lib.inference import accuracy, best_five, default_device, keep_memory, 
 from mnv3lib.networks import MobileNet
 from mnv3lib.progress import bar
 from mnv3lib.recipe import Recipe
+from mnv3lib.writing import standing
 
 
 @dataclass
@@ -60,15 +61,18 @@ def train(
     models = models or store.folder_for(recipe)
     folder = checkpoint.folder_of(recipe, checkpoints)
     with checkpoint.alone(folder):
-        record = made_already(recipe, models, weights, overwrite)
-        if record is None:
+        there = made_already(recipe, models, weights, overwrite)
+        if there is None:
             dataset = dataset or data.load(recipe.dataset)
             fit = fit_recipe(recipe, dataset, start, state=folder / checkpoint.STATE, device=device, log=log)
             record = make_record(fit) | more(fit, dataset)
             if dataset.facts:
                 record["data"] = dataset.facts
-            store.save(models, record, fit.history, *((fit.network, fit.predictions) if weights else (None, None)))
-        else:
+            there = _made_meanwhile(recipe, models, weights, overwrite)
+            if there is None:
+                store.save(models, record, fit.history, *((fit.network, fit.predictions) if weights else (None, None)))
+        if there is not None:
+            record = there
             log(f"{recipe.run} is in {models} already")
         checkpoint.clear(folder)
     return record
@@ -77,14 +81,21 @@ def train(
 def made_already(recipe: Recipe, models: Path, weights: bool = True, overwrite: bool = False) -> dict | None:
     """The record of this very recipe in `models`, if it is there and not to be written over.
 
-    Raises InputError if the run of that name has another recipe, or was kept without the `weights` that are wanted,
-    and if `models` is no folder.
+    Raises InputError if the run of that name has another recipe, has no record, or was kept without the `weights` that
+    are wanted, and if `models` or what has the run's name is no folder.
     """
-    if Path(models).exists() and not Path(models).is_dir():  # said before hours of training
-        raise InputError(f"{models} is no folder: name another for the runs")
-    if overwrite or recipe.run not in store.runs(models):
-        return None
     target = store.run_folder(recipe.run, models)
+    for place, mend in ((Path(models), "name another for the runs"), (target, "move it away")):
+        if place.exists() and not place.is_dir():  # said before hours of training
+            raise InputError(f"{place} is no folder: {mend}")
+    if overwrite:
+        return None
+    if recipe.run not in store.runs(models):
+        there = standing(target)
+        if there.exists() and any(there.iterdir()):  # weights that somebody copied, say
+            mend = "move it away, train with --overwrite or give the new one a variant"
+            raise InputError(f"{target} has no {store.RECORD}, so its recipe is unknown: {mend}")
+        return None
     record = store.load_record(recipe.run, models)
     differing = recipe.differences(record["recipe"])
     if differing:
@@ -97,6 +108,15 @@ def made_already(recipe: Recipe, models: Path, weights: bool = True, overwrite: 
         mend = "move it away, train with --overwrite or with --no-weights"
         raise InputError(f"{target} was kept without weights: {mend}")
     return record
+
+
+def _made_meanwhile(recipe: Recipe, models: Path, weights: bool, overwrite: bool) -> dict | None:
+    """What `made_already` finds after the training, when another process may have written a run of this name."""
+    try:
+        return made_already(recipe, models, weights, overwrite)
+    except InputError as error:
+        kept = "what was trained here is kept, and the same command then only writes it"
+        raise InputError(f"written by another process meanwhile: {error}; {kept}") from None
 
 
 def has_made(recipe: Recipe, models: Path, weights: bool = True) -> bool:

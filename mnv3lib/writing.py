@@ -21,27 +21,40 @@ STALE = 24 * 3600  # seconds after which a temporary file is nobody's any more
 
 
 def check_suffix(path: Path, *suffixes: str) -> None:
-    """Raise InputError unless `path` ends in one of them, so that nothing of another kind is written over."""
+    """Raise InputError unless `path` can be a file and ends in one of them: nothing of another kind is written over."""
+    check_is_file(path)
     if path.suffix.lower() not in suffixes:
         raise InputError(f"{path} does not end in {' or '.join(suffixes)}: name a file that does")
 
 
 def check_is_text(path: Path) -> None:
-    """Raise InputError if `path` is a file, and no text, which text should not be written over."""
-    if path.is_file():  # reading from a pipe would take what others wait for
+    """Raise InputError if `path` cannot be a file, or is one and no text, which text should not be written over."""
+    check_is_file(path)
+    if path.is_file():
         with path.open("rb") as file:
             if b"\0" in file.read(4096):
                 raise InputError(f"{path} is there, and no text: name another file")
+
+
+def check_is_file(path: Path) -> None:
+    """Raise InputError if `path` is there and no regular file, which a file should not take the place of."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name a file in it")
+    # /dev/stdout leads to the file that the shell appends to, which nobody wants replaced.
+    stream = path.is_symlink() and path.absolute().parts[1] in ("dev", "proc")
+    if stream or (path.exists() and not path.is_file()):
+        raise InputError(f"{path} is a device, a pipe or the like: name a file")
 
 
 @contextmanager
 def replacing(path: Path):
     """Give a temporary path beside `path` to write to, and move it there when all went well.
 
-    Whatever happens, `path` is the old file or the new one, whole. InputError if it cannot be a file.
+    Whatever happens, `path` is the old file or the new one, whole. A link stays, and what it leads to is replaced.
+    InputError if it cannot be a file.
     """
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: name a file in it")
+    check_is_file(path)
+    path = _without_links(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -61,8 +74,12 @@ def replacing(path: Path):
 def replacing_folder(target: Path):
     """Give a new folder to write to, and move it to `target`, in place of an older one, when all went well.
 
-    One process at a time does this: another waits, for a minute at most, and then raises InputError.
+    One process at a time does this: another waits, for a minute at most, and then raises InputError. A link stays, and
+    what it leads to is replaced. InputError if `target` is no folder.
     """
+    if target.exists() and not target.is_dir():
+        raise InputError(f"{target} is no folder: move it away")
+    target = _without_links(target)
     with only_writer(target):
         clear(target)
         new = target.with_name(NEW + target.name)
@@ -72,6 +89,19 @@ def replacing_folder(target: Path):
             move_folder(new, target)
         finally:
             clear(target)
+
+
+def _without_links(path: Path) -> Path:
+    """Where `path` leads to, if it is a link; InputError if that is in a circle."""
+    if not path.is_symlink():
+        return path
+    try:
+        found = path.resolve()
+    except (OSError, RuntimeError):  # before Python 3.13
+        found = path
+    if found.is_symlink():
+        raise InputError(f"{path} is a link that leads to itself: name another place")
+    return found
 
 
 def move_folder(new: Path, target: Path) -> None:

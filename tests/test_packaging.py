@@ -34,8 +34,16 @@ def test_conda_uses_the_lock():
     pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
     assert pip == ["-r requirements.txt", "-e ."]
     python = next(entry for entry in environment["dependencies"] if str(entry).startswith("python="))
-    assert python.removeprefix("python=") in ("3.11", "3.12", "3.13")
+    version = python.removeprefix("python=")
+    makefile = (ROOT / "Makefile").read_text()
+    assert f"make PYTHON=/path/to/python{version}" in makefile and f"--python-version {version} " in makefile
     assert PROJECT["project"]["requires-python"] == ">=3.11,<3.14"
+
+
+def test_make_tells_of_every_target():
+    text = (ROOT / "Makefile").read_text()
+    (targets,) = re.findall("^[.]PHONY: help (.*)$", text, flags=re.MULTILINE)
+    assert set(re.findall('@echo "make ([a-z]+) ', text)) == set(targets.split())
 
 
 @pytest.mark.parametrize("file", [str(path.relative_to(ROOT)) for path in READMES])

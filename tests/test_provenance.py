@@ -20,6 +20,28 @@ def test_environment_is_json_and_complete():
     assert environment["device"] == "cpu"
 
 
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        (
+            "vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n\nmodel\t\t: 18\n",
+            "AMD EPYC (family 25, model 17)",
+        ),
+        ("model name\t: ARMv7 Processor rev 4 (v7l)\nCPU part\t: 0xd03\n", "ARMv7 Processor rev 4 (v7l)"),
+        ("processor\t: 0\n", "a machine"),
+        (None, "a machine"),
+    ],
+    ids=["x86", "ARM", "no name", "no file"],
+)
+def test_a_processor_is_told_with_its_generation(told, name, tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(provenance.platform, "processor", lambda: "")
+    monkeypatch.setattr(provenance.platform, "machine", lambda: "a machine")
+    if told:
+        (tmp_path / "cpuinfo").write_text(told)
+    assert provenance.processor.__wrapped__() == name
+
+
 def test_time_is_utc_to_the_second():
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", provenance.now())
 

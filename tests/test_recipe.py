@@ -155,6 +155,7 @@ WRONG = [
     (dict(image_sizes=()), "image_sizes"),
     (dict(image_sizes=32), "image_sizes 32"),
     (dict(image_sizes=(32, 4)), "image_sizes 4"),
+    (dict(image_sizes=(16, 24, 32), epochs=2), "image_sizes: 3 sizes in 2 epochs: give 3 epochs or fewer sizes"),
     (dict(image_sizes=("32",)), "image_sizes '32'"),
     (dict(num_classes=10), "num_classes 10: cifar100 has 100"),
     (dict(model="v4"), "model 'v4'"),

@@ -220,6 +220,45 @@ def test_replacing_leaves_the_old_file_or_the_new(tmp_path):
     assert [entry.name for entry in path.parent.iterdir()] == ["file"]
 
 
+def test_a_link_stays_and_what_it_leads_to_is_replaced(folder, tmp_path):
+    for name, target in (("link", "file"), ("new", "not there yet"), ("circle", "circle")):
+        (tmp_path / name).symlink_to(target)
+    (tmp_path / "file").write_text("old")
+    for link in (tmp_path / "link", tmp_path / "new"):
+        with writing.replacing(link) as temporary:
+            temporary.write_text("new")
+        assert link.is_symlink() and link.resolve().read_text() == "new"
+    with (
+        pytest.raises(InputError, match="circle is a link that leads to itself"),
+        writing.replacing(tmp_path / "circle"),
+    ):
+        pass
+    (folder / "elsewhere").mkdir()
+    (folder / RUN).rename(folder / "elsewhere" / "run")
+    (folder / RUN).symlink_to("elsewhere/run")
+    store.save(folder, *make_parts(seed=1))
+    assert (folder / RUN).is_symlink() and store.load_record(RUN, folder)["result"]["top1"] == 51.5
+    assert [path.name for path in (folder / "elsewhere").iterdir()] == ["run"]
+
+
+def test_what_is_no_file_or_folder_stays(tmp_path):
+    fifo, file = tmp_path / "fifo", tmp_path / "file"
+    os.mkfifo(fifo)
+    (tmp_path / "link").symlink_to(fifo)
+    streams = [path for path in [Path("/dev/stdout")] if path.is_symlink()]  # of which nothing but the check is tried
+    for path in [fifo, tmp_path / "link", *streams]:
+        for check in (writing.check_is_file, writing.check_is_text, writing.check_suffix):
+            with pytest.raises(InputError, match=f"{path} is a device, a pipe or the like: name a file"):
+                check(path)
+    with pytest.raises(InputError, match="fifo is a device"), writing.replacing(fifo):
+        pass
+    assert fifo.is_fifo() and (tmp_path / "link").is_symlink()
+    file.write_text("mine")
+    with pytest.raises(InputError, match="file is no folder"), writing.replacing_folder(file):
+        pass
+    assert file.read_text() == "mine"
+
+
 def test_a_lock_that_goes_while_another_waits_for_it_is_none(tmp_path, monkeypatch):
     """The first writer ends just when the second has opened its lock, which is deleted then."""
     first, second, opened = ExitStack(), ExitStack(), os.open
@@ -416,6 +455,13 @@ def test_a_run_that_is_elsewhere_is_told(folder, monkeypatch):
         store.load("x.safetensors", folder)
     with pytest.raises(InputError, match=f"'./{RUN}/' is no name of a run: name {RUN} as the run and . as the folder"):
         store.load(f"./{RUN}/", folder)
+
+
+def test_runs_are_those_that_kept_one_of_some_files(folder):
+    assert store.runs(folder, store.WEIGHTS) == store.runs(folder) == [RUN]
+    (folder / RUN / store.WEIGHTS).unlink()
+    assert store.runs(folder, store.WEIGHTS) == []
+    assert store.runs(folder, store.WEIGHTS, store.PREDICTIONS) == [RUN]
 
 
 def test_models_folder_is_the_variables(monkeypatch, tmp_path):

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from records import record_of
 from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
@@ -140,6 +141,47 @@ def test_a_file_in_the_place_of_the_folder_is_refused_before_training(recipe, di
     with pytest.raises(InputError, match="models is no folder"):
         training.train(recipe, dataset=digits, models=tmp_path / "models", checkpoints=tmp_path / "checkpoints")
     assert (tmp_path / "models").read_text() == "mine"
+
+
+def test_a_folder_without_a_record_is_refused_before_training(recipe, tmp_path, monkeypatch):
+    """As one has it who copied the weights alone, which mnv3lib.load reads."""
+    target = tmp_path / recipe.run
+    monkeypatch.setattr(training, "fit_recipe", None)
+    for content, line in ((None, "is no folder: move it away"), (store.WEIGHTS, "has no record.json.*--overwrite")):
+        if content:
+            target.unlink()
+            target.mkdir()
+        (target / content if content else target).write_text("mine")
+        with pytest.raises(InputError, match=f"{recipe.run} {line}"):
+            training.train(recipe, models=tmp_path, checkpoints=tmp_path / "c")
+        assert (target / content if content else target).read_text() == "mine"
+    assert training.made_already(recipe, tmp_path, overwrite=True) is None
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.5])
+def test_a_run_that_another_process_wrote_meanwhile_stays(tiny, few_digits, tmp_path, momentum):
+    made, other = tiny(momentum=0.9), tiny(momentum=momentum)
+    given = dict(dataset=few_digits, models=tmp_path / "m", checkpoints=tmp_path / "c")
+
+    def write_the_other(fit, dataset):
+        store.save(tmp_path / "m", record_of(other, top1=12.0), [], fit.network, None)
+        return {}
+
+    if other == made:
+        assert training.train(made, more=write_the_other, log=silent, **given)["result"]["top1"] == 12
+        assert list((tmp_path / "c").iterdir()) == []
+    else:
+        line = (
+            r"by another process meanwhile: .* has another recipe \(momentum differ\).* what was trained here is kept"
+        )
+        with pytest.raises(InputError, match=line):
+            training.train(made, more=write_the_other, log=silent, **given)
+    assert store.load_record(other.run, tmp_path / "m")["result"]["top1"] == 12
+    if other != made:
+        (tmp_path / "m").rename(tmp_path / "moved away")
+        logged = []
+        training.train(made, log=logged.append, **given)
+        assert len(logged) == 1 and "goes on after epoch 1 of 1" in logged[0]
 
 
 def test_a_run_on_other_images_is_refused_as_such(record, recipe, digits, folders, monkeypatch):

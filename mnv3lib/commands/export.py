@@ -13,14 +13,18 @@ from mnv3lib.deploy import FORMATS, REFUSED
 
 def add(command) -> None:
     command.add_argument("runs", nargs="+", metavar="RUN", help="a trained model, or several")
-    command.add_argument("--format", type=file_format, default="onnx", choices=FORMATS, help="of the file")
-    command.add_argument("--out", type=path, metavar="PATH", help="(else named after RUN and format, here)")
+    command.add_argument("--format", type=file_format, default="onnx", choices=FORMATS, help="the format of the file")
+    command.add_argument(
+        "--out", type=path, metavar="PATH", help="where to write it (else here, named after RUN and format)"
+    )
     command.add_argument(
         "--with-preprocessing",
         action="store_true",
         help="an ONNX file that takes a photograph of any size; cutting and scaling are inside",
     )
-    command.add_argument("--record", type=path, metavar="FOLDER", help="of an int8 ONNX file: write its accuracy there")
+    command.add_argument(
+        "--record", type=path, metavar="FOLDER", help="where the accuracy of an int8 ONNX file is recorded"
+    )
     add_shared(command, "models", "data")
 
 

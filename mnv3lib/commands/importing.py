@@ -17,9 +17,11 @@ def add(command) -> None:
     imported = provenance.place("trained_models").parent / "build" / "imported"
     command.add_argument("--models", type=path, default=imported, help="the folder that it goes to")
     command.add_argument(
-        "--data", type=path, metavar="FOLDER", help="of CIFAR-100, or your own images, a folder a class"
+        "--data", type=path, metavar="FOLDER", help="the folder of CIFAR-100, or of your own images, a folder a class"
     )
-    command.add_argument("--dataset", choices=recipe.DATASETS, help="that it was trained on (else what --data holds)")
+    command.add_argument(
+        "--dataset", choices=recipe.DATASETS, help="the data set that it was trained on (else what --data holds)"
+    )
     command.add_argument("--model", type=model, required=True, help=f"one of {', '.join(recipe.MODELS)}")
     command.add_argument("--width", type=float, default=1.0, help="its width multiplier")
     command.add_argument("--image-size", type=positive, default=32, help="pixels a side that it was trained with")
@@ -29,7 +31,13 @@ def add(command) -> None:
     command.add_argument("--weights", metavar="NAME", help="which, where the file has several (else the averaged ones)")
     command.add_argument("--se-last", action="store_true", help="squeeze-excitation on Small's last 1x1 convolution")
     for name in ("mean", "std"):
-        command.add_argument(f"--{name}", type=float, nargs=3, metavar=("R", "G", "B"), help="(else the data set's)")
+        command.add_argument(
+            f"--{name}",
+            type=float,
+            nargs=3,
+            metavar=("R", "G", "B"),
+            help=f"the {name} of its normalisation (else the data set's)",
+        )
 
 
 def run(options: argparse.Namespace) -> None:

@@ -14,15 +14,24 @@ from mnv3lib.errors import InputError
 
 def add(command) -> None:
     command.add_argument("runs", nargs="*", metavar="RUN", help="trained models")
-    command.add_argument("--model", type=model, nargs="+", choices=recipe.MODELS, help="(else all)")
-    command.add_argument("--width", type=float, nargs="+", help=f"(else {' '.join(map(str, WIDTHS))})")
+    command.add_argument("--model", type=model, nargs="+", choices=recipe.MODELS, help="which networks (else all)")
+    command.add_argument("--width", type=float, nargs="+", help=f"which widths (else {' '.join(map(str, WIDTHS))})")
     command.add_argument("--batch", type=positive, nargs="+", help="images at a time (else 1 64; in training 128)")
     command.add_argument("--size", type=positive, help="pixels a side (else those of the runs, or 32)")
     command.add_argument(
-        "--lowered-strides", type=int, default=3, metavar="N", help="of untrained networks; 0 for 224 px"
+        "--lowered-strides",
+        type=int,
+        default=3,
+        metavar="N",
+        help="how many strides of untrained networks are lowered; 0 for 224 px",
     )
     command.add_argument(
-        "--threads", dest="counts", type=positive, nargs="+", metavar="N", help="of torch (else as many as cores)"
+        "--threads",
+        dest="counts",
+        type=positive,
+        nargs="+",
+        metavar="N",
+        help="how many threads torch has (else as many as cores)",
     )
     command.add_argument(
         "--runtime",
@@ -47,8 +56,8 @@ def add(command) -> None:
     command.add_argument(
         "--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: the CPU, and a GPU if there is one"
     )
-    command.add_argument("--seconds", type=float, default=2.0, help="for each measurement, at most")
-    command.add_argument("--calls", type=positive, default=200, help="of each contestant, at most")
+    command.add_argument("--seconds", type=float, default=2.0, help="how long each measurement takes at most")
+    command.add_argument("--calls", type=positive, default=200, help="how many calls each contestant makes at most")
     command.add_argument(
         "--accuracy", action="store_true", help="classify CIFAR-100's test set with each file of a trained model, too"
     )
@@ -71,6 +80,8 @@ def run(options: argparse.Namespace) -> None:
     from mnv3lib import data, store, writing
     from mnv3lib.deploy import latency, training_speed
 
+    if options.out and options.out.suffix == ".csv":  # said before anything is measured
+        writing.check_is_text(options.out)
     if options.training:
         pairs = training_speed.NETWORKS
         if options.model or options.width:

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import sys
 import types
 from pathlib import Path
@@ -23,15 +24,18 @@ class Parser(argparse.ArgumentParser):
 
 def add_shared(command: Parser, *names: str) -> None:
     """The options of these names, which are the same for several commands."""
-    models = provenance.place("trained_models", "MNV3_MODELS")
+    try:
+        models = provenance.place("trained_models", "MNV3_MODELS")
+    except InputError:  # argparse reads text with `path` and tells, but not before --help
+        models = os.environ["MNV3_MODELS"]
     shared = {
         "models": dict(type=path, default=models, help="the folder of trained models"),
         "data": dict(
             type=folder,
             help="the folder of CIFAR-100 (else MNV3_DATA, else ./data), or of your own images (else where they were)",
         ),
-        "threads": dict(type=positive, help="threads of torch (else as many as there are cores)"),
-        "format": dict(default="table", choices=["table", "csv", "json"], help="of the output"),
+        "threads": dict(type=positive, help="how many threads torch takes (else as many as there are cores)"),
+        "format": dict(default="table", choices=["table", "csv", "json"], help="how the output is written"),
     }
     for name in names:
         command.add_argument(f"--{name}", **shared[name])
@@ -60,10 +64,24 @@ def folder(text: str) -> Path:
 
 
 def positive(text: str) -> int:
-    value = int(text)
+    value = integer(text)
     if value < 1:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from 1 on")
     return value
+
+
+def integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number") from None
+
+
+def number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number, with a point for decimals") from None
 
 
 def model(text: str) -> str:
@@ -72,35 +90,53 @@ def model(text: str) -> str:
 
 def add_recipe_fields(command, *, several: bool = False) -> None:
     """An option for each field of a recipe; its help is what the docstring says and the named recipes' values."""
-    named = {name: recipe.make(name) for name in recipe.RECIPES}
     texts = recipe.meanings()
     for field in dataclasses.fields(Recipe):
         if field.name in ("recipe", "num_classes", "data_digest", "start"):
             continue
-        values = {name: getattr(made, field.name) for name, made in named.items()}
-        same = len(set(values.values())) == 1
-        default = values["modern"] if same else ", ".join(f"{name}: {value}" for name, value in values.items())
         kind = field.type.__args__[0] if isinstance(field.type, types.UnionType) else field.type
-        read = {"model": model, "image_sizes": sizes}.get(field.name, truth if kind is bool else kind)
+        by_kind = {bool: truth, int: integer, float: number}
+        read = {"model": model, "image_sizes": sizes}.get(field.name, by_kind.get(kind, kind))
         count = {"nargs": "+"} if several else {"nargs": "?", "const": True} if kind is bool else {}
         command.add_argument(
             f"--{field.name.replace('_', '-')}",
             *OTHER_NAMES.get(field.name, []),
             dest=field.name,
             type=read,
-            metavar={model: "MODEL", sizes: "PIXELS,..."}.get(read, kind.__name__.upper()),
+            metavar={model: "MODEL", sizes: "PIXELS,...", truth: "{true,false}"}.get(read, kind.__name__.upper()),
             default=argparse.SUPPRESS,
-            help=f"{texts[field.name]} (default: {default})".replace("%", "%%"),
+            help=f"{texts[field.name]} (default: {default_of(field.name)})".replace("%", "%%"),
             **count,
         )
 
 
+def default_of(name: str) -> str:
+    """What the named recipes have for a field, in words."""
+    told = {}
+    for one in recipe.RECIPES:
+        narrow, wide = (getattr(recipe.make(one, width=width), name) for width in (recipe.WIDE / 2, recipe.WIDE))
+        told[one] = str(getattr(recipe.make(one), name))
+        if narrow != wide and name != "width":
+            told[one] = f"{narrow} below width {recipe.WIDE:g} and {wide} from there on"
+    if name == "image_sizes":
+        return ",".join(map(str, recipe.DEFAULTS[name]))
+    if len(set(told.values())) > 1:
+        return ", ".join(f"{one}: {value}" for one, value in told.items())
+    return told["modern"] or "none"
+
+
 def truth(text: str) -> bool:
-    return bool(("false", "true").index(text.lower()))
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r}: give true or false")
+    return text.lower() == "true"
 
 
 def sizes(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        mend = "give pixels a side as one whole number, or several with commas (20,24,32)"
+        raise argparse.ArgumentTypeError(f"{text!r}: {mend}") from None
 
 
 def given(options: argparse.Namespace) -> dict:

@@ -18,10 +18,16 @@ from torch import nn
 from mnv3lib import inference, writing
 from mnv3lib.data import Split
 from mnv3lib.deploy.onnx_files import INPUT, TOLERANCE, Normalised, floats, quiet
-from mnv3lib.errors import ExportError, InputError
+from mnv3lib.errors import ExportError, InputError, one_line
 from mnv3lib.networks import MobileNet
 
 ABOUT = "about.json"
+FILES = {  # that a format writes, with or without -int8, beside ABOUT
+    "openvino": {"network.xml", "network.bin"},
+    "executorch": {"network.pte"},
+    "ncnn": {"network.param", "network.bin"},
+    "tflite": {"network.tflite"},
+}
 CALIBRATION = 1000  # training images from which the ranges of int8 are taken
 
 
@@ -55,10 +61,9 @@ def write(
     images: uint8 [n, size, size, 3], real ones, on which the format's own runtime is compared with PyTorch. For int8,
     `calibration` (uint8, too) gives the ranges and accuracy is measured on `test`. Keys: gap, of the logits, or, for
     int8, top1 and top1_int8 (percent). Raises ExportError, and writes nothing, if fp32 logits differ by more than
-    TOLERANCE; InputError if the format's extra is missing.
+    TOLERANCE; InputError if the format's extra is missing, or if anything at `path` is not of this format.
     """
-    if path.exists() and not (path / ABOUT).is_file():
-        raise InputError(f"{path} is nothing that mnv3 export wrote: name another place with --out")
+    check_ours(path, file_format)
     taken = INPUT.format(size=images.shape[1])
     if file_format == "ncnn":  # which takes one image at a time
         taken = taken.replace("[batch, ", "[")
@@ -81,6 +86,22 @@ def write(
                 raise ExportError(f"{path} is not written: its logits differ from PyTorch's by {facts['gap']:.1e}")
         (new / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return facts
+
+
+def check_ours(path: Path, file_format: str) -> None:
+    """Raise InputError if there is anything at `path` but what this format wrote, since all of it is replaced."""
+    if not path.exists():
+        return
+    try:
+        ours = {"run", "format", "mnv3lib"} <= json.loads((path / ABOUT).read_text(encoding="utf-8")).keys()
+    except (OSError, ValueError, AttributeError):  # no such file, no JSON, or no object in it
+        ours = False
+    if not ours:
+        raise InputError(f"{path} is nothing that mnv3 export wrote: name another place with --out")
+    others = {file.name for file in path.iterdir()} - {ABOUT} - FILES[file_format.removesuffix("-int8")]
+    if others:
+        other = f"{one_line(min(others))} in it, which {file_format} does not write"
+        raise InputError(f"{path} would be replaced with {other}: name another place with --out")
 
 
 def pytorch(network: MobileNet) -> Callable[[np.ndarray], np.ndarray]:

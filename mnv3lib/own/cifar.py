@@ -5,6 +5,7 @@ Python's layout is of pickles. Nothing in them is run: what is no array of numbe
 
 import hashlib
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ LAYOUTS = {
     "cifar-10-batches-bin": ([f"{name}.bin" for name in BATCHES], "test_batch.bin", "batches.meta.txt", ""),
     "cifar-100-python": (["train"], "test", "meta", "fine_labels"),
 }
+PUBLISHED = 50_000, 10_000  # images to train on and to test with, in every layout
 RECORD = 1 + 3 * 32 * 32  # class, then the red, green and blue planes
 MOST_BYTES = 400 * 2**20
 HARMLESS = {  # that the arrays in the pickles are made of, by the names of old and new versions of numpy
@@ -41,8 +43,11 @@ def find(folder: Path) -> tuple[Path, str] | None:
     return None
 
 
-def load(place: Path, name: str) -> Dataset:
-    """The data set at the place and of the layout that `find` returned."""
+def load(place: Path, name: str, log: Callable[[str], None] = lambda line: None) -> Dataset:
+    """The data set at the place and of the layout that `find` returned.
+
+    A part of CIFAR that somebody made in the same layout is as good, so fewer images are no error, but told to `log`.
+    """
     train, test, meta, key = LAYOUTS[name]
     content = hashlib.sha256()
     if key:
@@ -57,6 +62,10 @@ def load(place: Path, name: str) -> Dataset:
         raise InputError(f"{place / meta} has no names of classes: unpack the archive again")
     parts = [[_part(place / file, key, len(names), content) for file in files] for files in (train, [test])]
     both = [Split(torch.cat([one.images for one in part]), torch.cat([one.labels for one in part])) for part in parts]
+    count = len(both[0]), len(both[1])
+    if count != PUBLISHED:
+        told = ["{:,} images to train on and {:,} to test with".format(*one) for one in (count, PUBLISHED)]
+        log(f"{place} has {told[0]}, where CIFAR as published has {told[1]}: taken for a set of your own")
     facts = {"folder": str(place.absolute()), "classes": names, "train": len(both[0]), "test": len(both[1])}
     digest = content.hexdigest()[:12]
     return Dataset(
@@ -71,7 +80,10 @@ def _part(path: Path, key: str, classes: int, content) -> Split:
         images, labels = told.get("data"), np.asarray(told.get(key))
     else:
         records = np.fromfile(path, np.uint8)
-        records = records[: len(records) // RECORD * RECORD].reshape(-1, RECORD)
+        if len(records) % RECORD:
+            told = f"{len(records):,} bytes, no whole number of images of {RECORD:,}"
+            raise InputError(f"{path} has {told}: it is cut off or damaged, unpack the archive again")
+        records = records.reshape(-1, RECORD)
         images, labels = records[:, 1:], records[:, 0]
     if (
         not isinstance(images, np.ndarray)

@@ -58,8 +58,8 @@ def load(
     within("test_share", test_share, 0, 0.9, above=True)
     if folder.is_dir() and (found := cifar.find(folder)):
         place, layout = found
-        log(f"{place} is {place.name if place.name in cifar.LAYOUTS else 'CIFAR'} as published")
-        return cifar.load(place, layout)
+        log(f"{place} has the layout of {place.name if place.name in cifar.LAYOUTS else 'CIFAR'} as published")
+        return cifar.load(place, layout, log)
     sets = find_sets(folder)
     names = find_classes(sets["train"])
     if "test" not in sets and "train" in map(str.lower, names):  # which may be one, but also a slip of the pen

@@ -28,6 +28,7 @@ STRENGTHS = {  # mildest first: those of CIFAR-10-C (Hendrycks and Dietterich 20
     "pixelation": (0.95, 0.9, 0.85, 0.75, 0.65),  # pixels a side left, as a share
     "JPEG": (80, 65, 58, 50, 40),  # quality
 }
+COLUMNS = ["run", "corruption", "severity", "images", "top1"]  # that TABLE has, among others
 TABLE, BY_IMAGE = "corruptions.csv", "corruptions_by_image.csv"
 
 
@@ -78,6 +79,9 @@ def record(
     for run, recipe in recipes.items():
         if evaluation.measured_on(recipe) != "cifar100 test":
             raise InputError(f"{run} is on {evaluation.measured_on(recipe)}: corruptions are of CIFAR-100's test set")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is no folder: name one for the two tables")
+    table, by_image = _table(folder / TABLE, COLUMNS), _table(folder / BY_IMAGE, ["image"])
     for record in records:
         data.need(record, data_folder)
     networks = {run: store.weights_file(run, models) for run in runs}  # all of them first: a typo costs no time
@@ -86,7 +90,6 @@ def record(
     test = test.take(torch.arange(0, len(test), EVERY))
     states = [test.images] + [spoil(test.images, way, STRENGTHS[way][severity - 1]) for way, severity in cases[1:]]
     spoilt = Split(torch.cat(states), test.labels.repeat(len(cases)))
-    table, by_image = recorded(folder)
     for run, file in networks.items():
         found = evaluation.measure(store.load_weights(file), spoilt, recipes[run]["image_sizes"][-1], run)
         right = (found["classes"][:, 0] == found["labels"]).reshape(len(cases), len(test))
@@ -106,10 +109,23 @@ def record(
 
 
 def recorded(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """TABLE and BY_IMAGE of `folder`, as `record` wrote them; empty where they are not."""
+    """TABLE and BY_IMAGE of `folder`, as `record` wrote them; empty where not both are there."""
     if not all((folder / name).is_file() for name in (TABLE, BY_IMAGE)):
-        return pd.DataFrame(columns=["run", "corruption", "severity", "images", "top1"]), pd.DataFrame()
-    return pd.read_csv(folder / TABLE), pd.read_csv(folder / BY_IMAGE)
+        return pd.DataFrame(columns=COLUMNS), pd.DataFrame()
+    return _table(folder / TABLE, COLUMNS), _table(folder / BY_IMAGE, ["image"])
+
+
+def _table(path: Path, columns: list[str]) -> pd.DataFrame:
+    """One of the two tables, empty where it is not; InputError for a file without these columns."""
+    try:
+        table = pd.read_csv(path)
+        if set(columns) <= set(table):
+            return table
+    except FileNotFoundError:
+        return pd.DataFrame(columns=columns)
+    except ValueError:
+        pass
+    raise InputError(f"{path} is no table that mnv3 evaluate --corruptions wrote: move it away")
 
 
 def mean(points: np.ndarray) -> tuple[float, float]:

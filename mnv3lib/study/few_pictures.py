@@ -125,20 +125,32 @@ def _features(network: MobileNet, images: torch.Tensor):
     return torch.cat([network.classifier[:-1](network.avgpool(network.features(one)).flatten(1)) for one in inputs])
 
 
+def _linear(path: Path) -> pd.DataFrame:
+    """LINEAR as `record` wrote it; InputError if it is anything else."""
+    try:
+        table = pd.read_csv(path)
+        if {table[name].dtype.kind for name in ("pictures", "seed", "top1", "seconds")} <= set("iuf"):
+            return table
+    except (ValueError, KeyError):
+        pass
+    raise InputError(f"{path} is no table that mnv3 sweep --transfer wrote: move it away")
+
+
 def results(folder: Path) -> pd.DataFrame:
     """A row for each number of pictures and way: pictures, way, seeds, top1 (mean, percent), low, high, minutes.
 
     low and high are Student's 95 % interval of the mean over seeds, each of which has drawn its own pictures; all ways
-    with as many pictures share one standard deviation.
+    with as many pictures share one standard deviation. Runs that are none of such a study are left out.
     """
     rows = []
     for run in store.runs(folder):
         one = store.load_record(run, folder)
-        made = one["recipe"]
-        rows.append((one["data"]["pictures"], made["variant"], made["seed"], one["result"]["top1"], one["seconds"]))
+        made, pictures = one["recipe"], one.get("data", {}).get("pictures")
+        if pictures:
+            rows.append((pictures, made["variant"], made["seed"], one["result"]["top1"], one["seconds"]))
     table = pd.DataFrame(rows, columns=["pictures", "way", "seed", "top1", "seconds"])
     if (Path(folder) / LINEAR).is_file():
-        table = pd.concat([table, pd.read_csv(Path(folder) / LINEAR).assign(way="linear")[table.columns]])
+        table = pd.concat([table, _linear(Path(folder) / LINEAR).assign(way="linear")[table.columns]])
     groups = table.groupby(["pictures", "way"], sort=False)
     found = groups["top1"].agg(["count", "mean"]).join(groups["seconds"].mean() / 60)
     found.columns = ["seeds", "top1", "minutes"]

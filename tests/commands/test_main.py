@@ -9,8 +9,9 @@ import subprocess
 import sys
 
 import pytest
+from records import record_of
 
-from mnv3lib import InputError, checkpoint, commands, data, recipe, store
+from mnv3lib import InputError, build, checkpoint, commands, data, provenance, recipe, store
 from mnv3lib.commands import main, make_parser
 from mnv3lib.commands.options import given
 from mnv3lib.provenance import ROOT
@@ -46,11 +47,33 @@ def test_train_writes_a_run_and_does_not_make_it_again(tmp_path, monkeypatch, ca
     assert "momentum differ" in capsys.readouterr().err
 
 
+def test_train_tells_what_is_wrong_before_it_reads_images(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(data, "load", None)
+    network = build("v3_small", width=0.25)
+    network.classes = data.CLASSES["cifar100"]
+    store.save(tmp_path, record_of(recipe.make(width=0.25)), [], network, None)
+    for options, message in (
+        (["--recipe", "finetune"], "recipe finetune: name a trained network to start from"),
+        (["--from", "mobilenet_v3_small_0.25", "--width", "0.5"], "width 0.5: the network to start from has 0.25"),
+        (["--width", "0.25", "--epochs", "2"], "has another recipe (epochs differ)"),
+    ):
+        assert main(["train", "--models", str(tmp_path), *options]) == 1
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
         ([], 2, "required: COMMAND"),
-        (["train", "--epochs", "many"], 2, "--epochs"),
+        (["train", "--epochs", "many"], 2, "'many': give a whole number"),
+        (["train", "--width", "1,5"], 2, "'1,5': give a number, with a point for decimals"),
+        (["train", "--nesterov", "yes"], 2, "'yes': give true or false"),
+        (
+            ["train", "--image-size", "32x32"],
+            2,
+            "'32x32': give pixels a side as one whole number, or several with commas",
+        ),
+        (["train", "--threads", "0"], 2, "'0': give a whole number from 1 on"),
         (["train", "--colour", "red"], 2, "--colour"),
         (["train", "--width", "0"], 1, "width 0"),
         (["train", "--model", "medium"], 1, "unknown model 'medium': choose from v1, v2, v3_small, v3_large"),
@@ -74,6 +97,7 @@ def test_help_tells_every_option_with_its_default():
     text = " ".join(done.stdout.split())
     assert "--label-smoothing FLOAT share of the target spread over all classes" in text
     assert "(default: original: 0.0, modern: 0.05, finetune: 0.05)" in text
+    assert "modern: 0.0005 below width 0.5 and 0.0002 from there on, finetune: 0.0002)" in text
 
 
 PHRASE = "1–2 × −3 é \U0001f40d"
@@ -147,6 +171,18 @@ def test_paths_as_people_write_them(tmp_path, monkeypatch, capsys):
     assert data.cifar100_folder().parent == tmp_path / "data"
     assert checkpoint.base_folder() == tmp_path / "checkpoints"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_variables_that_name_no_folder_keep_nobody_from_the_help(monkeypatch, capsys):
+    for variable in ("MNV3_MODELS", "MNV3_CHECKPOINTS", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(variable, "~a-user-who-is-not-there/x")
+    assert "--models" in make_parser().parse_args(["train"]).parser.format_help()
+    assert checkpoint.base_folder().name == provenance.cache_folder().parent.name == "x"
+    monkeypatch.setenv("MNV3_MODELS", "s3://bucket/models")
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", "a"])
+    lines = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and len(lines) == 1 and "s3://bucket/models is a web address" in lines[0]
 
 
 def test_readmes_commands_run_as_written():

@@ -41,6 +41,7 @@ def test_a_file_answers_as_pytorch_in_its_own_runtime(file_format, photographs, 
     assert facts["gap"] <= 1e-4
     about = json.loads((path / formats.ABOUT).read_text())
     assert about["run"] == RUN
+    assert {file.name for file in path.iterdir()} == {formats.ABOUT} | formats.FILES[file_format]
     assert tuple(about["classes"]) == network.classes
     answer, given = MODULES[file_format].opened(path, 1), formats.together(photographs)
     many = torch.cat([given] * 4).numpy()  # more than ExecuTorch takes at once
@@ -85,11 +86,30 @@ def test_a_file_that_answers_otherwise_is_not_written(wrong, photographs, tmp_pa
     assert not [path for path in tmp_path.iterdir() if not path.name.startswith(".mnv3-lock")]
 
 
-def test_a_folder_of_somebody_elses_stays(wrong, photographs, tmp_path):
-    (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(InputError, match="nothing that mnv3 export wrote"):
+ABOUT = '{"run": "a", "format": "ncnn", "mnv3lib": "0"}'
+
+
+@pytest.mark.parametrize(
+    ("files", "line"),
+    [
+        ({"mine.txt": "mine"}, "nothing that mnv3 export wrote"),
+        ({"about.json": '{"name": "an application"}'}, "nothing that mnv3 export wrote"),
+        ({"about.json": "[]"}, "nothing that mnv3 export wrote"),
+        ({"about.json": ABOUT, "network.bin": "", "app.js": "mine"}, r"app\.js in it, which ncnn does not write"),
+    ],
+)
+def test_a_folder_of_somebody_elses_stays(wrong, photographs, tmp_path, files, line):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=f"{line}.*: name another place with --out"):
         formats.write(store.load(RUN), tmp_path, "ncnn", photographs)
-    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
+
+
+def test_a_folder_of_its_own_is_replaced(tmp_path):
+    for name in ("about.json", "network.param", "network.bin"):
+        (tmp_path / name).write_text(ABOUT)
+    formats.check_ours(tmp_path, "ncnn")
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,17 @@ def test_every_layout_is_recognised(tmp_path, layout, inside):
     assert found.test.labels.tolist() == LABELS and len(found.digest) == 12
 
 
+def test_a_part_is_told_and_a_cut_file_refused(tmp_path):
+    place, lines = write(tmp_path, "cifar-10-batches-bin"), []
+    found = cifar.load(place, place.name, lines.append)
+    assert len(found.train) == 60 and len(lines) == 1
+    assert "has 60 images to train on and 12 to test with, where CIFAR as published has 50,000" in lines[0]
+    content = (place / "data_batch_3.bin").read_bytes()
+    (place / "data_batch_3.bin").write_bytes(content[:-1])
+    with pytest.raises(InputError, match=r"data_batch_3.bin has 36,875 bytes, no whole number .* unpack the archive"):
+        folders.load(tmp_path)
+
+
 class Bad:
     def __reduce__(self):
         return os.system, ("touch ran",)

@@ -61,6 +61,9 @@ def test_a_record_is_written_run_by_run(tmp_path, monkeypatch, cifar100, capsys)
     again = corruptions.recorded(tmp_path)[0]
     assert len(again) == 12
     assert again[again["run"] == RUN]["top1"].tolist() == first["top1"].tolist()
+    (tmp_path / corruptions.BY_IMAGE).unlink()  # as after a kill between the two
+    assert main(["evaluate", RUN, "--corruptions", str(tmp_path)]) == 0
+    assert len(corruptions.recorded(tmp_path)[0]) == 12
 
 
 def test_a_run_on_other_images_is_refused_by_name(tmp_path, digits_record, capsys):
@@ -69,6 +72,19 @@ def test_a_run_on_other_images_is_refused_by_name(tmp_path, digits_record, capsy
     error = capsys.readouterr().err
     assert run in error and "CIFAR-100" in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", [corruptions.TABLE, corruptions.BY_IMAGE])
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "a\n1,2\n"], ids=["empty", "foreign", "ragged"])
+def test_foreign_tables_are_told_before_anything_is_measured(tmp_path, monkeypatch, capsys, name, text):
+    monkeypatch.setattr(corruptions.data, "load", None)
+    (tmp_path / name).write_text(text)
+    assert main(["evaluate", RUN, "--models", str(ROOT / "trained_models"), "--corruptions", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert f"{name} is no table that mnv3 evaluate --corruptions wrote: move it away" in error
+    assert error.count("\n") == 1 and (tmp_path / name).read_text() == text
+    assert main(["evaluate", RUN, "--models", str(ROOT / "trained_models"), "--corruptions", str(tmp_path / name)]) == 1
+    assert f"{name} is no folder" in capsys.readouterr().err
 
 
 @pytest.fixture

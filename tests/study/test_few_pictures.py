@@ -5,6 +5,7 @@ import dataclasses
 import pandas as pd
 import pytest
 import torch
+from records import record_of
 
 from mnv3lib import InputError, recipe, store, training
 from mnv3lib.errors import DivergedError
@@ -58,6 +59,18 @@ def test_the_runs_are_made_once_and_told_in_a_table(digits, tmp_path, monkeypatc
     assert store.load_record(run, tmp_path / "tuned")["recipe"]["variant"] == "rate-0.1"
     monkeypatch.setattr("mnv3lib.training.fit_recipe", None)  # nothing is made again
     few_pictures.record(tmp_path / "out", whole, study, log=lambda line: None)
+
+
+def test_what_is_none_of_the_study_is_left_out_or_named(tmp_path, tiny):
+    data = {"data": {"pictures": 5}}
+    for made, more in ((tiny(), {}), (tiny(variant="way"), data), (tiny(variant="way", seed=1), data)):
+        store.save(tmp_path, record_of(made, **more), [], None, None)
+    (row,) = few_pictures.results(tmp_path).itertuples()
+    assert (row.pictures, row.way, row.seeds) == (5, "way", 2)
+    for text in ("", "a,b\n1,2\n", "pictures,seed,top1,seconds\n5,0,much,3\n", "a\n1,2\n"):
+        (tmp_path / few_pictures.LINEAR).write_text(text)
+        with pytest.raises(InputError, match=r"linear.csv is no table that mnv3 sweep --transfer wrote: move it away"):
+            few_pictures.results(tmp_path)
 
 
 def test_a_run_that_diverges_keeps_no_other_from_being_made(digits, tmp_path, monkeypatch, alone):
