@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from mnv3lib.networks import evaluating
+
 if TYPE_CHECKING:
     import pandas
 
@@ -47,14 +49,13 @@ def layers(network: nn.Module, size: int = 32) -> "pandas.DataFrame":
 
         return hook
 
-    training = network.training
     parameter = next(network.parameters())
     with ExitStack() as hooks:
-        hooks.callback(network.train, training)
+        hooks.enter_context(evaluating(network))
         for name, module in network.named_modules():
             if isinstance(module, COUNTED):
                 hooks.enter_context(module.register_forward_hook(record(name)))
-        network.eval()(torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype))
+        network(torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype))
     return pandas.DataFrame(rows).astype({"kernel": "Int64", "stride": "Int64", "groups": "Int64"})
 
 

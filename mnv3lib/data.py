@@ -4,6 +4,7 @@ Images are uint8 tensors [images, height, width, 3]; labels are int64 tensors [i
 """
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,11 +18,14 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from mnv3lib import writing
 from mnv3lib.errors import InputError, choose, local, one_line
+from mnv3lib.provenance import ROOT
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"
 MD5 = "03b5dce01913d631647c71ecec9e9cb8"
 FOLDER = "cifar-100-binary"
+TEMPORARY = ".cifar-100-"  # beside it, while it is fetched
 FILES = {"train.bin": 50_000, "test.bin": 10_000}
 OWN_IMAGES = "own-images"  # a person's, in a folder that gives no other name
 RECORD = 2 + 3 * 32 * 32  # superclass, class, then the red, green and blue planes
@@ -29,7 +33,8 @@ RECORD = 2 + 3 * 32 * 32  # superclass, class, then the red, green and blue plan
 # Labels number the classes, and the superclasses, in alphabetical order (Krizhevsky 2009).
 SUPERCLASS_OF = {
     name: superclass
-    for superclass, names in (line.split(": ") for line in files("mnv3lib").joinpath("cifar100.txt").open())
+    for line in files("mnv3lib").joinpath("cifar100.txt").read_text(encoding="utf-8").splitlines()
+    for superclass, names in [line.split(": ")]
     for name in names.split()
 }
 CLASSES = {"cifar100": tuple(sorted(SUPERCLASS_OF)), "digits": tuple("0123456789")}
@@ -74,10 +79,11 @@ class Dataset:
 def load(name: str = "cifar100", folder: str | os.PathLike | None = None, size: int = 32, **options) -> Dataset:
     """The data set called `name`: cifar100, digits, or, under any other name, one's own images in `folder`.
 
-    OWN_IMAGES leaves it to the folder what they are called.
+    By the name OWN_IMAGES, they are called as their folder is.
     CIFAR-100 is looked for in `folder`, else in the folder that MNV3_DATA names, else in ./data, and downloaded there
-    if it is missing. Raises InputError if `folder` does not exist, if the data can be neither found nor downloaded, or
-    if a file is damaged. `size` and `options` are for images of one's own; see folders.load.
+    if it is missing. Raises InputError if `folder` does not exist, or holds something else than the data set of that
+    name, if the data can be neither found nor downloaded, or if a file is damaged. `size` and `options` are for images
+    of one's own; see folders.load.
     """
     if name not in CLASSES and folder:
         from mnv3lib.own import folders  # which stands on this module
@@ -85,11 +91,25 @@ def load(name: str = "cifar100", folder: str | os.PathLike | None = None, size: 
         called = {} if name == OWN_IMAGES else {"name": folders.checked(name)}
         return replace(folders.load(folder, size, **options), **called)
     choose("data set", name, CLASSES)
-    if name == "digits":
-        return _digits()
-    if folder and not local(folder).is_dir():  # a slip of the pen, most likely
-        raise InputError(f"there is no folder {local(folder)}: name one of images, a folder a class, or {FOLDER}'s")
-    return _cifar100(cifar100_folder(folder))
+    check_folder(name, folder)
+    return _digits() if name == "digits" else _cifar100(cifar100_folder(folder))
+
+
+def check_folder(name: str, folder: str | os.PathLike | None) -> None:
+    """Raise InputError if `folder` cannot be meant for CIFAR-100 or digits: it is missing, or holds something else."""
+    if not folder or (base := local(folder)) == ROOT / "data":  # which notebooks name, whatever is there
+        return
+    if not base.is_dir():  # a slip of the pen, most likely
+        raise InputError(f"there is no folder {base}: name one of images, a folder a class, or {FOLDER}'s")
+    if name_of(base) != "cifar100" and not _other_layouts(base):
+        mend = "give what is there another name, or leave one of the two out"
+        raise InputError(f"data set {name}: it is not in {base}, which holds something else: {mend}")
+
+
+def unread(name: str) -> Dataset:
+    """CIFAR-100 or digits without the images, which is all that planning a run on them takes."""
+    none = Split(torch.empty(0, 32, 32, 3, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
+    return Dataset(name, none, none, CLASSES.get(name, ()), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 def folder(path: str | os.PathLike, size: int = 32, **options) -> Dataset:
@@ -101,7 +121,7 @@ def folder(path: str | os.PathLike, size: int = 32, **options) -> Dataset:
 
 def name_of(folder: str | os.PathLike | None) -> str:
     """What a folder that a person named holds: cifar100, if it is there or nothing is, else images of one's own."""
-    if not folder or not (base := local(folder)).is_dir() or not any(base.iterdir()):
+    if not folder or not (base := local(folder)).is_dir() or all(path.name[0] == "." for path in base.iterdir()):
         return "cifar100"
     return "cifar100" if any((base / name).exists() for name in ("train.bin", FOLDER)) else OWN_IMAGES
 
@@ -114,8 +134,12 @@ def of_run(record: dict, folder: str | os.PathLike | None = None) -> Dataset | N
     """
     made, told = record["recipe"], record.get("data", {})
     name = made["dataset"]
-    if name in CLASSES:
-        return load(name, for_cifar100(folder)) if name != "cifar100" or available(folder) else None
+    if name == "digits":
+        return load(name)  # a folder is meant for other runs
+    if name == "cifar100":
+        return load(name, for_cifar100(folder)) if available(folder) else None
+    if told.get("folder") == "":
+        return None  # see `why_not`
     place = _own_folder(record, folder)
     if not place or not local(place).is_dir():
         return None
@@ -131,6 +155,9 @@ def of_run(record: dict, folder: str | os.PathLike | None = None) -> Dataset | N
 
 def why_not(record: dict, folder: str | os.PathLike | None = None) -> str:
     """Why `of_run` finds no images of one's own, in words."""
+    if record.get("data", {}).get("folder") == "":  # see study.few_pictures
+        again = "mnv3 sweep --transfer makes it again"
+        return f"its images are some of CIFAR-100's and in no folder of their own: what is recorded counts, and {again}"
     place = _own_folder(record, folder)
     if not place or not local(place).is_dir():
         return f"its images are no longer in {place}: say where they are with --data"
@@ -209,28 +236,26 @@ def _read(path: Path, count: int) -> Split:
 
 
 def _download(folder: Path) -> None:
-    """Fetch the official archive, check it, and put its two files of images into `folder`."""
-    import pooch  # slow to import
+    """Fetch the official archive, check it, and put its two files of images into `folder`.
 
+    One process at a time: another waits for it, and then finds them there.
+    """
     base = folder.parent
     new = [path for path in (base, *base.parents) if not path.exists()]
-    pooch.get_logger().setLevel("WARNING")
     try:
-        base.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".cifar-100-", dir=base) as temporary:
-            unpack = pooch.Untar(members=[f"{FOLDER}/{file}" for file in FILES], extract_dir=".")
-            fetch = pooch.HTTPDownloader(progressbar=True, timeout=30)
-            pooch.retrieve(URL, f"md5:{MD5}", "archive.tar.gz", temporary, processor=unpack, downloader=fetch)
-            folder.mkdir(exist_ok=True)
-            for file in FILES:
-                os.replace(Path(temporary) / FOLDER / file, folder / file)
+        with writing.only_writer(folder, timeout=3600, doing="downloaded"):
+            for left in base.glob(f"{TEMPORARY}*"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            if not all((folder / file).is_file() for file in FILES):
+                _fetch(folder)
+    except InputError:
+        raise
     except (OSError, ValueError) as error:  # of requests, and of a checksum
         for path in new:  # nothing is left of a folder that was made for nothing
             with suppress(OSError):
                 path.rmdir()
         reason = getattr(error.args[0] if error.args else None, "reason", error)
-        others = [path.name for path in base.glob("cifar-100-*") if path != folder]
-        others += ["meta"] if (base / "meta").is_file() else []  # of the Python version
+        others = _other_layouts(base)
         there = (
             f"{', '.join(others)} there is not read (the binary version is, unpacked; the Python one is of pickles); "
         )
@@ -238,6 +263,25 @@ def _download(folder: Path) -> None:
             f"CIFAR-100 is not in {base} and cannot be downloaded ({one_line(reason)}): {there if others else ''}"
             f"unpack {URL} (md5 {MD5}) there, or point MNV3_DATA at the folder that holds {FOLDER}"
         ) from None
+
+
+def _fetch(folder: Path) -> None:
+    import pooch  # slow to import
+
+    pooch.get_logger().setLevel("WARNING")
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=folder.parent) as temporary:
+        unpack = pooch.Untar(members=[f"{FOLDER}/{file}" for file in FILES], extract_dir=".")
+        fetch = pooch.HTTPDownloader(progressbar=True, timeout=30)
+        pooch.retrieve(URL, f"md5:{MD5}", "archive.tar.gz", temporary, processor=unpack, downloader=fetch)
+        folder.mkdir(exist_ok=True)
+        for file in FILES:
+            os.replace(Path(temporary) / FOLDER / file, folder / file)
+
+
+def _other_layouts(base: Path) -> list[str]:
+    """What is in a folder of CIFAR-100 in other forms than the one that is read: packed, for Python or for Matlab."""
+    others = [path.name for path in base.glob("cifar-100-*") if path.name != FOLDER]
+    return others + (["meta"] if (base / "meta").is_file() else [])  # of the Python version
 
 
 def holdout(train: Split) -> tuple[Split, Split]:

@@ -24,7 +24,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from mnv3lib import data
 from mnv3lib.data import Split
 from mnv3lib.errors import AssumedWarning, InputError, local, one_line, whole
-from mnv3lib.networks import MobileNet
+from mnv3lib.networks import MobileNet, evaluating
 
 if TYPE_CHECKING:
     import pandas
@@ -35,13 +35,14 @@ PLUGINS = (  # how a file begins, what it is, which module lets Pillow read it, 
     (rb".{4}ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", "HEIC", "pillow_heif", "pillow-heif"),
     (rb"\xff\x0a|\x00\x00\x00\x0cJXL ", "JPEG XL", "pillow_jxl", "pillow-jxl-plugin"),
 )
+GIT_LFS = b"version https://git-lfs", "a pointer of Git LFS: fetch the file itself with git lfs pull"
 NO_PICTURES = (  # how a file begins, what it is and what to do
     (rb"%PDF", "a PDF: make each picture in it a PNG"),
     (rb"\s*<(\?xml|svg)", "a drawing (SVG): make it a PNG"),
     (rb"\s*<", "a web page: download the picture itself"),
     (rb".{4}ftyp", "a film, or a format that Pillow does not know: make a PNG of it"),
     (rb"\x93NUMPY", "an array of NumPy: load it, and hand it to mnv3lib.predict"),
-    (rb"version https://git-lfs", "a pointer of Git LFS: fetch the file itself with git lfs pull"),
+    GIT_LFS,
 )
 # What lies beside photographs: lists of sources, licences, labels, what Windows keeps about a folder.
 COMPANIONS = {*".csv .md .txt .json .xml .yaml .yml .html .ini .db".split()}
@@ -166,11 +167,16 @@ def as_pixels(image: Image.Image, size: int = 32) -> torch.Tensor:
     It is Pillow's BICUBIC, torchvision's of uint8 with antialias (one grey level off at most), and what
     `deploy.onnx_files` puts into a file.
     """
+    # Cut before, since resize(box=...) mixes in what lies around the box.
+    scaled = square(image).resize((size, size), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(scaled))
+
+
+def square(image: Image.Image) -> Image.Image:
+    """The middle square, which `as_pixels` scales."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    # Cut before, since resize(box=...) mixes in what lies around the box.
-    square = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(square))
+    return image.crop((left, top, left + side, top + side))
 
 
 def guess(network: MobileNet, pixels: torch.Tensor, top: int | None = None) -> list[list[tuple[str, float]]]:
@@ -183,9 +189,7 @@ def guess(network: MobileNet, pixels: torch.Tensor, top: int | None = None) -> l
     top = min(5, len(network.classes)) if top is None else top
     if not isinstance(top, int) or not 1 <= top <= len(network.classes):
         raise InputError(f"top {top}: choose from 1 to {len(network.classes)}, the number of classes")
-    training = network.training
     classes, probabilities = top_k(logits(network, pixels, pixels.shape[1], batch_size=100), top)
-    network.train(training)
     named = [[network.classes[index] for index in row] for row in classes.tolist()]
     return [list(zip(*row, strict=True)) for row in zip(named, probabilities.tolist(), strict=True)]
 
@@ -277,16 +281,13 @@ def resize(inputs: torch.Tensor, size: int) -> torch.Tensor:
 
 @torch.inference_mode()
 def logits(network: MobileNet, images: torch.Tensor, size: int, batch_size: int) -> torch.Tensor:
-    """What the network says of uint8 images [n, height, width, 3], resampled to `size` pixels a side: [n, classes].
-
-    The network is left in eval mode.
-    """
-    network.eval()
+    """What the network says of uint8 images [n, height, width, 3], resampled to `size` pixels a side: [n, classes]."""
     device = next(network.parameters()).device
     found = []
-    for portion in images.split(batch_size):
-        inputs = data.normalise(portion.to(device), network.mean, network.std)
-        found.append(network(resize(inputs, size)).cpu())
+    with evaluating(network):
+        for portion in images.split(batch_size):
+            inputs = data.normalise(portion.to(device), network.mean, network.std)
+            found.append(network(resize(inputs, size)).cpu())
     return torch.cat(found)
 
 

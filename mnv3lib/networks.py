@@ -6,6 +6,7 @@ Papers: V1 arXiv 1704.04861, V2 arXiv 1801.04381, V3 arXiv 1905.02244.
 import dataclasses
 import inspect
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -303,3 +304,15 @@ def build(*args, **kwargs) -> MobileNet:
 
 
 build.__signature__ = inspect.signature(Architecture).replace(return_annotation=MobileNet)
+
+
+@contextmanager
+def evaluating(network: nn.Module):
+    """Eval mode; afterwards each module is in its own mode again, frozen norms in eval mode too, whatever happened."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -74,15 +74,22 @@ def run_folder(run: str, folder: Path | None = None) -> Path:
     return Path(folder or models_folder()) / run
 
 
-def runs(folder: Path | None = None) -> list[str]:
-    """The names of the runs in `folder` that have a record, in order. Nothing is changed there."""
+def runs(folder: Path | None = None, *having: str) -> list[str]:
+    """The names of the runs in `folder` that have a record, in order, and one of the files `having`, if any is named.
+
+    Nothing is changed there.
+    """
     folder = Path(folder or models_folder())
     found = [*folder.glob(f"[!.]*/{RECORD}"), *folder.glob(f"{OLD}*/{RECORD}")]
-    return sorted({path.parent.name.removeprefix(OLD) for path in found})
+    names = sorted({path.parent.name.removeprefix(OLD) for path in found})
+    return [run for run in names if not having or any(has(run, file, folder) for file in having)]
 
 
 def of_one_set(sets: dict[str, str], usual: str) -> list[str]:
-    """The runs of the `usual` set of images, each being given with the set it is of; else all, if they are of one."""
+    """The runs on the set of images called `usual`; where there are none, all, which must be on one set.
+
+    `sets` names the set of each run.
+    """
     chosen = [run for run, name in sets.items() if name == usual] or list(sets)
     several = sorted({sets[run] for run in chosen})
     if len(several) > 1:

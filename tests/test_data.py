@@ -14,7 +14,7 @@ import pytest
 import torch
 from torchvision.transforms import functional as TF
 
-from mnv3lib import InputError, data, recipe
+from mnv3lib import InputError, data, recipe, store
 
 COUNTS = {"train.bin": 6, "test.bin": 4}
 
@@ -161,6 +161,44 @@ def test_a_folder_of_ones_own_images_does_not_hide_cifar100(files, monkeypatch, 
     assert len(data.of_run({"recipe": {"dataset": "cifar100"}}, tmp_path / "flowers").test) == 4
 
 
+@pytest.mark.parametrize("name", ["cifar100", "digits"])
+def test_a_folder_of_ones_own_images_is_not_passed_over(name, monkeypatch, tmp_path):
+    """Nor is CIFAR-100 fetched into it, which it would then be taken for."""
+    monkeypatch.setattr(data, "_download", None)
+    (tmp_path / "flowers" / "rose").mkdir(parents=True)
+    with pytest.raises(InputError, match=f"data set {name}: it is not in .*flowers, which holds something else: give"):
+        data.load(name, tmp_path / "flowers")
+    with pytest.raises(InputError, match="there is no folder"):
+        data.load(name, tmp_path / "none")
+    assert contents(tmp_path) == ["flowers", "flowers/rose"]
+
+
+@pytest.mark.parametrize("there", [None, "notes.txt"])
+def test_the_checkouts_data_may_be_missing_or_hold_other_things(there, monkeypatch, tmp_path):
+    """Notebooks name it where nothing else is said."""
+    asked = []
+    monkeypatch.setattr(data, "ROOT", tmp_path)
+    monkeypatch.setattr(data, "_cifar100", asked.append)
+    if there:
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / there).write_text("")
+    data.load("cifar100", tmp_path / "data")
+    assert asked == [tmp_path / "data" / data.FOLDER]
+    assert data.load("digits", tmp_path / "data").name == "digits"
+
+
+def test_images_that_are_in_no_folder_are_told_as_such(tmp_path):
+    (run,) = store.runs(data.ROOT / "results" / "transfer-base")
+    record = store.load_record(run, data.ROOT / "results" / "transfer-base")
+    (tmp_path / "rose").mkdir()
+    for folder in (None, tmp_path):
+        assert data.of_run(record, folder) is None
+        with pytest.raises(
+            InputError, match=r"some of CIFAR-100's .*what is recorded counts, and mnv3 sweep --transfer"
+        ):
+            data.need(record, folder)
+
+
 def one_line(caught):
     message = str(caught.value)
     assert "\n" not in message
@@ -295,6 +333,8 @@ def good_members():
 
 def test_download(small, server, monkeypatch, new):
     offer(monkeypatch, server, "good.tar.gz", good_members() | {f"{data.FOLDER}/batches.meta": b"names"})
+    (new / f"{data.TEMPORARY}x").mkdir()  # as a process leaves it that was killed
+    (new / f"{data.TEMPORARY}x" / "archive.tar.gz").write_bytes(b"half")
     dataset = data.load("cifar100", new)
     assert (len(dataset.train), len(dataset.test)) == (6, 4)
     assert contents(new) == [data.FOLDER, f"{data.FOLDER}/test.bin", f"{data.FOLDER}/train.bin"]

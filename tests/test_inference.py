@@ -262,9 +262,12 @@ def test_guesses_are_those_of_the_network(network):
 
 
 def test_predict_takes_paths_and_images_and_leaves_the_network_as_it_was(network, folder):
-    network.train()
+    frozen = network.train().features[0][1].eval()
     table = mnv3lib.predict(network, [folder / "b.png", str(folder / "a.JPG"), quarters()], top=2)
-    assert network.training
+    assert [module for module in network.modules() if not module.training] == [frozen]
+    with frozen.register_forward_hook(lambda *_: 1 / 0), pytest.raises(ZeroDivisionError):
+        mnv3lib.predict(network, quarters())
+    assert [module for module in network.modules() if not module.training] == [frozen]
     network.eval()
     assert table["image"].tolist() == ["b.png"] * 2 + ["a.JPG"] * 2 + ["2"] * 2
     again = mnv3lib.predict(network, folder / "b.png", top=2)

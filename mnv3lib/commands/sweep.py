@@ -4,10 +4,12 @@ Runs that have their record are skipped, and interrupted ones go on.
 """
 
 import argparse
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from mnv3lib.commands.options import add_recipe_fields, given, note, path, positive
-from mnv3lib.errors import InputError
+from mnv3lib.errors import InputError, choose
 from mnv3lib.provenance import cores
 
 
@@ -56,13 +58,14 @@ def run(options: argparse.Namespace) -> int:
             "name either a YAML file or fields of the recipe, e.g. --model small large --width 0.25 0.5, or --ablation"
         )
     # Dask and Jupyter are slow to import.
-    from mnv3lib import checkpoint, data, recipe, store, training
-    from mnv3lib.own import transfer
+    from mnv3lib import checkpoint, data, store, training
     from mnv3lib.report import sweep
     from mnv3lib.study import ablations, results
 
     models = options.models
     if options.ablation:
+        if options.start_from or "finetune" in fields.get("recipe", ()):
+            raise InputError("--ablation: its runs start from random weights: leave out --from and the recipe finetune")
         models = models or ablations.folder()
         seeds = fields.pop("seed", ())
         several = [name for name, values in fields.items() if len(values) > 1]
@@ -74,29 +77,21 @@ def run(options: argparse.Namespace) -> int:
             say = print if options.dry_run else note
             say(f"{len(planned) - len(recipes)} of {len(planned)} runs are recorded already")
     else:
-        make, name = recipe.make, fields.get("dataset", [data.name_of(options.data)])[0]
-        if not options.file and (options.start_from or name not in recipe.DATASETS):
-            sizes = [size for one in fields.get("image_sizes", []) for size in one]
-            size = transfer.size_for(sizes, options.start_from, options.models)
-            images = data.load(name, options.data, size, log=note)
-
-            def make(**one):
-                return transfer.plan(images, options.start_from, options.models, **one)[0]
-
-        recipes = sweep.distinct(sweep.read(options.file) if options.file else sweep.grid(make, **fields))
+        make = planner(options)
+        recipes = sweep.distinct(sweep.read(options.file, make) if options.file else sweep.grid(make, **fields))
     start = options.start_from
-    if not start and any(made.recipe == "finetune" for made in recipes):
-        raise InputError("recipe finetune: name a trained network to start from (--from)")
     if start and (Path(start).is_file() or (Path(start) / store.WEIGHTS).is_file()):  # notebooks have their own folder
         start = str(Path(start).absolute())
     folders = {made: models or store.folder_for(made) for made in recipes}
+    places = {"cifar100": data.cifar100_folder(options.data).absolute(), "digits": None}
+    own = options.data and options.data.absolute()
     jobs = [
         sweep.Job(
             made,
             models=folders[made].absolute(),
             checkpoints=checkpoint.base_folder().absolute(),
             executed=options.executed.absolute(),
-            data=(options.data if made.data_digest else data.cifar100_folder(options.data)).absolute(),
+            data=places.get(made.dataset, own),
             start=start,
             threads=options.threads,
             weights=not (options.no_weights or options.ablation),
@@ -121,6 +116,36 @@ def run(options: argparse.Namespace) -> int:
     return int(bool(failed))
 
 
+def planner(options: argparse.Namespace) -> Callable:
+    """What makes a recipe of its fields, for the images that --data and `dataset` name, with --from as its start.
+
+    Images of one's own are read for it, others are not.
+    """
+    from mnv3lib import data, recipe
+    from mnv3lib.own import transfer
+
+    start, models = options.start_from, options.models
+
+    @cache
+    def images(name: str, size: int) -> data.Dataset:
+        return data.load(name, options.data, size, log=note)
+
+    def make(**fields) -> recipe.Recipe:
+        if "start" in fields:
+            raise InputError("start: leave it out of the grids, and name the network to start from by --from")
+        for field in fields:  # or it would be taken for an argument of `plan`
+            choose("field of a recipe", field, recipe.DEFAULTS)
+        name = str(fields.pop("dataset", None) or data.name_of(options.data))
+        if name in data.CLASSES or not options.data:
+            return transfer.plan(data.unread(name), start, models, **fields)[0]
+        checked = {field: value for field, value in fields.items() if field not in ("data_digest", "num_classes")}
+        transfer.plan(data.unread("cifar100"), start, models, **checked)  # what is wrong is told before they are read
+        size = transfer.size_for(fields.get("image_sizes"), start, models)
+        return transfer.plan(images(name, size), start, models, **fields)[0]
+
+    return make
+
+
 def make_transfer(options: argparse.Namespace) -> int:
     """The runs on classes with few pictures, and the table of them."""
     import torch
@@ -132,7 +157,7 @@ def make_transfer(options: argparse.Namespace) -> int:
     if options.dry_run or options.start_from or options.scheduler or options.scheduler_file:
         raise InputError("--transfer takes --models, --data and --threads: see notebooks/transfer.yaml for its runs")
     tune = options.transfer == "tuning"
-    models = options.models or place("results") / ("transfer-tuning" if tune else "transfer")
+    models = (options.models or place("results") / ("transfer-tuning" if tune else "transfer")).absolute()
     torch.set_num_threads(options.threads)
     few_pictures.record(models, data.load("cifar100", options.data), few_pictures.read(), tune=tune, log=note)
     print(few_pictures.results(models).round(2).to_string(index=False))

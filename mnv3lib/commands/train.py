@@ -31,7 +31,7 @@ def add(command) -> None:
     )
     command.add_argument("--overwrite", action="store_true", help="replace a run of the same name")
     command.add_argument("--no-weights", action="store_true", help="keep record and history alone")
-    fields = command.add_argument_group("the recipe (documented in mnv3lib.networks.Architecture and mnv3lib.Recipe)")
+    fields = command.add_argument_group("the recipe (documented in mnv3lib.Architecture and mnv3lib.Recipe)")
     add_recipe_fields(fields)
 
 
@@ -39,26 +39,26 @@ def run(options: argparse.Namespace) -> None:
     fields = given(options)
     name = fields.pop("dataset", None)
     checked = {} if name is None or options.data else {"dataset": name}  # with a folder it may be any
-    recipe.make(**fields, **checked, start="given" if options.start_from else "")  # what is wrong is told at once
+    recipe.make(**fields, **checked, start="given" if options.start_from else "")  # before torch is imported
     from mnv3lib import data, store, training
     from mnv3lib.own import transfer
     from mnv3lib.study import dead_channels
 
     use_threads(options)
-    size = transfer.size_for(fields.get("image_sizes"), options.start_from, options.models)
+    start, keep = options.start_from, dict(weights=not options.no_weights, overwrite=options.overwrite)
+    name = name or data.name_of(options.data)
+    is_known = name in data.CLASSES
+    # What is wrong is told before images are read or fetched, as far as that is known without one's own.
+    made, _ = transfer.plan(data.unread(name if is_known else "cifar100"), start, options.models, **fields)
+    if is_known:
+        data.check_folder(name, options.data)
+        training.made_already(made, options.models or store.folder_for(made), **keep)
+    size = transfer.size_for(fields.get("image_sizes"), start, options.models)
     own = dict(test_share=options.test_share, strict=options.strict, log=note)
-    dataset = data.load(name or data.name_of(options.data), options.data, size, **own)
-    made, source = transfer.plan(dataset, options.start_from, options.models, **fields)
+    dataset = data.load(name, options.data, size, **own)
+    made, source = transfer.plan(dataset, start, options.models, **fields)
     models = options.models or store.folder_for(made)
-    record = training.train(
-        made,
-        dataset=dataset,
-        start=source,
-        models=models,
-        weights=not options.no_weights,
-        overwrite=options.overwrite,
-        more=dead_channels.of_run,
-    )
+    record = training.train(made, dataset=dataset, start=source, models=models, more=dead_channels.of_run, **keep)
     result = record["result"]
     print(
         f"{record['run']}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} % on {result['images']:,} images, "

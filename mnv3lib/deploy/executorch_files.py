@@ -17,7 +17,7 @@ LOAD = f"method forward, 1 to {MOST} images, contiguous: channels_last is read a
 def write(module, folder: Path, images) -> None:
     """network.pte of a torch module, for 1 to MOST images of the size of `images` (float tensors)."""
     _extra()
-    _lower(_program(module, images), images, folder)
+    _lower(_program(module, images), folder)
 
 
 def write_int8(module, folder: Path, images) -> None:
@@ -36,7 +36,7 @@ def write_int8(module, folder: Path, images) -> None:
     with torch.inference_mode():
         for part in images.split(MOST):
             prepared(part)
-    _lower(_program(convert_pt2e(prepared), images), images, folder)
+    _lower(_program(convert_pt2e(prepared), images), folder)
 
 
 def opened(folder: Path, threads: int | None = None) -> Callable[[np.ndarray], np.ndarray]:
@@ -71,7 +71,7 @@ def _program(module, images):
     return torch.export.export(module, (example,), dynamic_shapes=({0: batch},), strict=False)
 
 
-def _lower(program, images, folder: Path) -> None:
+def _lower(program, folder: Path) -> None:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 

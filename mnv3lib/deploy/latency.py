@@ -68,7 +68,7 @@ def theirs(models: Sequence[str] = MODELS, size: int = 32, lowered_strides: int 
 def trained(folder: Path | None = None, runs: Sequence[str] | None = None) -> list[Subject]:
     """The runs called `runs`, else every run in `folder` that has weights. InputError if one cannot be read."""
     if runs is None:
-        runs = [run for run in store.runs(folder) if store.has(run, store.WEIGHTS, folder)]
+        runs = store.runs(folder, store.WEIGHTS)
     return [ours(store.load(run, folder), run, store.load_record(run, folder)["result"]["top1"]) for run in runs]
 
 

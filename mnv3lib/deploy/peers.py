@@ -19,7 +19,7 @@ NAMES = {
 def build(library: str, model: str, *, lowered_strides: int = 3) -> nn.Module:
     """The network at width 1.0 for 100 classes, untrained, in eval mode.
 
-    `lowered_strides` as in networks.Architecture; where input and output then have the same shape, the block gets the
+    `lowered_strides` as in recipe.Architecture; where input and output then have the same shape, the block gets the
     residual connection that ours has. Raises InputError if the library has no such network or is not installed.
     """
     choose("library", library, LIBRARIES)

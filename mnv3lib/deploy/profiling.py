@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from mnv3lib import cost
-from mnv3lib.blocks import ComposedHardswish, ConvNormActivation, SqueezeExcitation
+from mnv3lib.blocks import ConvNormActivation, SqueezeExcitation
+from mnv3lib.deploy.int8 import HARD_SWISH
 from mnv3lib.deploy.timing import ROUNDS, forward, now, steady, turn
 from mnv3lib.errors import InputError
 
-HARD_SWISH = (nn.Hardswish, ComposedHardswish)
 KINDS = {  # of what cost.layers does not count
     **dict.fromkeys((nn.ReLU, nn.ReLU6, *HARD_SWISH), "activation"),
     nn.AdaptiveAvgPool2d: "pooling",

@@ -22,7 +22,10 @@ class Affine(NamedTuple):
 
 
 class Later:
-    """The way from a gradient behind norm and activation to the one before, left to the convolution there."""
+    """What of a batch norm's backward pass is put off, so that the convolution before it does it in its own loop.
+
+    It is the step from the gradient behind norm, activation and gate to the one before the norm.
+    """
 
     arrays = None
 

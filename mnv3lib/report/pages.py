@@ -47,7 +47,7 @@ def make(
     *,
     notebooks: Path = ROOT / "notebooks",
     output: Path = ROOT / "report",
-    figures: Path = ROOT / "figures",
+    figures: Path | None = None,
     models: Path | None = None,
     parameters: dict[str, dict] | None = None,
     changed: bool = False,
@@ -55,6 +55,7 @@ def make(
 ) -> Path:
     """Run the notebooks and write `output`/index.html and one page a notebook; returns the index.
 
+    figures: their folder; by default the checkout's for its own report, else one beside `output`, called after it.
     parameters: for each notebook's name what to pass to it; by default what report.yaml beside the notebooks says.
     changed: run only the notebooks that `outdated` names, and keep the other pages and their figures.
     The notebooks that report.yaml names under side_by_side run first, side by side, each other one alone.
@@ -69,6 +70,8 @@ def make(
     for page in all_pages:
         check_parameters(page.path, parameters.get(page.name, {}))
     models = models or store.models_folder()
+    ours = output.resolve() == ROOT / "report"
+    figures = figures or (ROOT / "figures" if ours else output.with_name(f"{output.name}_figures"))
     made = f"Made {provenance.now()} from commit {provenance.commit()} by mnv3 report on {provenance.processor()}."
     with ExitStack() as stack:
         stack.enter_context(writing.only_writer(output, timeout=0))

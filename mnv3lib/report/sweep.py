@@ -56,7 +56,7 @@ class Job:
         return checkpoint.epochs_done(checkpoint.folder_of(self.recipe, self.checkpoints))
 
 
-def grid(make: Callable[..., Recipe] = recipe.make, **fields) -> list[Recipe]:
+def grid(make: Callable[..., Recipe] = recipe.make, /, **fields) -> list[Recipe]:
     """All combinations of the values given: grid(model=["v2", "v1"], seed=[0, 1], epochs=10) are four recipes.
 
     A field is given one value or a list of them; of `image_sizes`, a list counts as one value. Where fields that no
@@ -85,7 +85,7 @@ def _named(made: Recipe, fields: list[str]) -> Recipe:
     return dataclasses.replace(made, variant=variant)
 
 
-def read(path: Path) -> list[Recipe]:
+def read(path: Path, make: Callable[..., Recipe] = recipe.make) -> list[Recipe]:
     """The recipes of a YAML file with a list of grids under `runs`, and in `common` what all of them share."""
     if not Path(path).is_file():
         raise InputError(f"there is no file {path}")
@@ -97,7 +97,7 @@ def read(path: Path) -> list[Recipe]:
             raise KeyError
     except (yaml.YAMLError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path} should have a list of grids under `runs` and, if anything, `common`") from None
-    return [made for fields in grids for made in grid(**fields)]
+    return [made for fields in grids for made in grid(make, **fields)]
 
 
 def distinct(recipes: Iterable[Recipe]) -> list[Recipe]:
@@ -116,7 +116,7 @@ def run_job(job: Job) -> None:
     made = job.recipe.as_dict()
     own = {name: made[name] for name in PARAMETERS}
     if job.recipe.data_digest or job.recipe.start:  # whose fields follow from the images and that network: all are said
-        changes = {name: value for name, value in made.items() if name not in (*PARAMETERS, "start")}
+        changes = {name: value for name, value in made.items() if name not in (*PARAMETERS, "start") and value != ""}
     else:
         default = recipe.make(**own).as_dict()
         changes = {name: value for name, value in made.items() if value != default[name]}

@@ -11,7 +11,7 @@ from mnv3lib import data
 from mnv3lib.blocks import ConvNormActivation, SqueezeExcitation
 from mnv3lib.data import Dataset
 from mnv3lib.inference import resize
-from mnv3lib.networks import MobileNet
+from mnv3lib.networks import MobileNet, evaluating
 from mnv3lib.training import Fit
 
 LIMIT = 1e-3  # batch norm gives a channel a deviation of about one
@@ -22,8 +22,7 @@ def count(network: MobileNet, inputs: torch.Tensor) -> pd.DataFrame:
 
     inputs: normalised images, float [n, 3, size, size], some hundred. A channel is dead if its output, after the
     activation, differs by less than LIMIT between all images and places. No gradient passes a ReLU that is never
-    positive, so its channel stays dead (Lu et al. 2019, "Dying ReLU and Initialization", arXiv:1903.06733). The network
-    is left in eval mode.
+    positive, so its channel stays dead (Lu et al. 2019, "Dying ReLU and Initialization", arXiv:1903.06733).
     """
     layers = {
         name: module
@@ -41,7 +40,7 @@ def count(network: MobileNet, inputs: torch.Tensor) -> pd.DataFrame:
 def gates(network: MobileNet, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
     """The gate of each squeeze-excitation, [n, channels] in [0, 1], by the name of its block ("features.4").
 
-    inputs: normalised images, float [n, 3, size, size]. The network is left in eval mode.
+    inputs: normalised images, float [n, 3, size, size].
     """
     layers = {
         ".".join(name.split(".")[:2]): module.scale_activation
@@ -62,7 +61,8 @@ def _outputs(network: MobileNet, inputs: torch.Tensor, layers: dict[str, nn.Modu
                 found[name] = reduce(output)
 
             hooks.enter_context(module.register_forward_hook(hook))
-        network.eval()(inputs)
+        hooks.enter_context(evaluating(network))
+        network(inputs)
     return found
 
 

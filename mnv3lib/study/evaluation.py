@@ -217,9 +217,7 @@ def measured_on(recipe: dict) -> str:
 
 def trained(models: Path | None = None) -> list[str]:
     """The runs in the folder `models` that can be evaluated: those that kept their weights or their predictions."""
-    models = models or store.models_folder()
-    kept = (store.WEIGHTS, store.PREDICTIONS)
-    return [run for run in store.runs(models) if any(store.has(run, file, models) for file in kept)]
+    return store.runs(models, store.WEIGHTS, store.PREDICTIONS)
 
 
 def comparable(models: Path | None = None) -> list[str]:

@@ -26,8 +26,7 @@ TIMM_INVERTED = "conv_pw bn1 conv_dw bn2 se conv_pwl bn3".split()  # V2's and V3
 TIMM_SEPARABLE = "conv conv_dw bn1 se conv_pw bn2".split()  # the first block, and V3's last convolution
 TIMM_SE = "conv_reduce conv_expand".split()
 TIMM_KINDS = "weight bias running_mean running_var".split()
-BEGINNINGS = {  # of files that are taken for checkpoints
-    b"version https://git-lfs": "a pointer of Git LFS: fetch the file itself with git lfs pull",
+BEGINNINGS = dict([inference.GIT_LFS]) | {  # of files that are taken for checkpoints
     b"<": "a web page: download the file itself",
     b"\x89HDF": "an HDF5 file, as Keras writes: only PyTorch's are read",
     b"\x1f\x8b": "compressed: unpack it first",

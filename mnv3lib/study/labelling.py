@@ -73,7 +73,7 @@ def label(
     files = find_images(paths, recursive)
     models = models or store.models_folder()
     named = list(runs)
-    runs = named or [run for run in store.runs(models) if store.has(run, store.WEIGHTS, models)]
+    runs = named or store.runs(models, store.WEIGHTS)
     if not runs:
         raise InputError(f"there are no trained models in {models}: train one with mnv3 train")
     recipes = {run: store.load_record(run, models)["recipe"] for run in runs}

@@ -1,6 +1,6 @@
 """The same photograph, scaled otherwise: how many first guesses change.
 
-`record` measured results/scaling.csv.
+results/scaling.csv is made again by: python -c "from mnv3lib.study import scaling; scaling.record()"
 """
 
 from collections.abc import Callable
@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from mnv3lib import store, writing
-from mnv3lib.inference import as_pixels, guess, load_image
+from mnv3lib.inference import as_pixels, guess, load_image, square
+from mnv3lib.provenance import ROOT
 from mnv3lib.study import labelling
 
 if TYPE_CHECKING:
@@ -21,13 +22,6 @@ if TYPE_CHECKING:
 
 SIZE = 32
 PIXELS = tuple[str, Callable[[Image.Image], np.ndarray]]  # the distribution that scales, and how
-
-
-def square(image: Image.Image) -> Image.Image:
-    """The middle square, as inference.as_pixels cuts it."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
 
 
 def ways() -> dict[str, PIXELS]:
@@ -78,7 +72,7 @@ def compare(
     files = labelling.find_images([folder])
     images = [load_image(file) for file in files]
     if runs is None:
-        kept = (run for run in store.runs(models) if store.has(run, store.WEIGHTS, models))
+        kept = store.runs(models, store.WEIGHTS)
         runs = [run for run in kept if store.load_record(run, models)["recipe"]["image_sizes"][-1] == SIZE]
     truth = labelling.sources(folder)
     truth = [truth.get(file.name, {}).get("cifar100_class") for file in files] * len(runs)
@@ -100,7 +94,7 @@ def compare(
     return pandas.DataFrame(rows, columns=columns)
 
 
-def record(path: Path) -> None:
+def record(path: Path = ROOT / "results" / "scaling.csv") -> None:
     """Write what `compare` finds as CSV."""
     table = compare()
     with writing.replacing(path) as temporary:

@@ -70,7 +70,7 @@ def retrained(
         raise InputError(f"epochs {epochs}: {run} has {made.epochs}, choose from 1 to {made.epochs}")
     data.need(record, data_folder)
     history = store.load_history(run, models)[:epochs]
-    dataset = data.of_run(record, data_folder) or data.load(made.dataset, data_folder)
+    dataset = data.of_run(record, data_folder)
     start, found = transfer.find(made.start, models) if made.start else (None, "")
     if found != made.start:
         raise InputError(f"{run} started from {made.start}, and what is here now is {found}")

@@ -116,6 +116,8 @@ def test_what_is_wrong_is_one_line(place, capsys):
         (["train", "--data", "shapes/circle"], "has no folders"),
         (["evaluate", "--models", "models", FIRST, "--data", "shapes/circle"], "has no folders"),
         (["train", "--data", "shapes", "--dataset", "My Shapes", *QUICK], "'My Shapes': give a name of small letters"),
+        (["train", "--data", "shapes", "--dataset", "digits"], "data set digits: it is not in shapes, which holds"),
+        (["train", "--data", "shapes", "--dataset", "cifar100"], "data set cifar100: it is not in shapes, which holds"),
         (["evaluate", "--html", "none.html", "--models", "none"], "no run in none is on such: see --models"),
     ):
         assert main(options) == 1

@@ -16,7 +16,7 @@ from mnv3lib.commands import main
 from mnv3lib.deploy import onnx_files
 from mnv3lib.errors import ExportError
 from mnv3lib.provenance import ROOT
-from mnv3lib.study import labelling, scaling
+from mnv3lib.study import labelling
 
 RUN = "mobilenet_v3_small_0.25"
 SIZES = [(1, 1), (1, 9), (31, 33), (32, 32), (33, 200), (601, 77)]
@@ -36,7 +36,7 @@ def network():
 
 
 def torchvision(image: Image.Image) -> np.ndarray:
-    pixels = v2.functional.pil_to_tensor(inference.middle_square(image))
+    pixels = v2.functional.pil_to_tensor(inference.square(image))
     return v2.functional.resize(pixels, [32, 32], v2.InterpolationMode.BICUBIC, antialias=True).permute(1, 2, 0).numpy()
 
 

@@ -19,6 +19,7 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from mnv3lib import store
+from mnv3lib.commands import main
 from mnv3lib.errors import InputError
 from mnv3lib.provenance import ROOT
 from mnv3lib.report import exporting, pages, parameters, running
@@ -178,6 +179,34 @@ def test_only_pages_that_changed_are_made_again(make, notebooks, tmp_path):
     assert outdated()["02_second"] == ["titles"] and "04_fourth" in outdated()
 
 
+def test_another_report_leaves_the_checkouts_figures(notebooks, tmp_path, monkeypatch):
+    def execute(notebook, executed, parameters):
+        shutil.copy(notebook, executed)
+        (executed.parent / "figures").mkdir(exist_ok=True)
+        (executed.parent / "figures" / "01_new.png").write_bytes(b"")
+
+    monkeypatch.setattr(running, "run_notebook", execute)
+    monkeypatch.setattr(pages, "_data_parameters", lambda log: {})
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    figures = tmp_path / "figures"
+    figures.mkdir()
+    (figures / "01_old.png").write_bytes(b"")
+    places = {"notebooks": notebooks, "models": tmp_path / "models", "log": str}
+    pages.make(output=tmp_path / "mine", **places)
+    assert [path.name for path in figures.iterdir()] == ["01_old.png"]
+    assert [path.name for path in (tmp_path / "mine_figures").iterdir()] == ["01_new.png"]
+    pages.make(output=tmp_path / "report", **places)
+    assert [path.name for path in figures.iterdir()] == ["01_new.png"]
+
+
+def test_the_folder_one_is_in_is_no_place_for_a_report(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "thesis.txt").touch()
+    assert main(["report", "--output", "."]) == 1
+    assert "has files and no manifest.json of a report" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
 def test_failing_cell_leaves_the_old_pages(make, notebooks):
     folder = make()
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -335,6 +364,7 @@ def full_report(tmp_path_factory):
     """All five notebooks with the overrides of the tests, from the records of the repository."""
     folder = tmp_path_factory.mktemp("report")
     patch = pytest.MonkeyPatch()
+    (folder / "none").mkdir()
     patch.setattr(pages, "_data_parameters", lambda log: {"data_folder": str(folder / "none"), "dataset": "digits"})
     patch.setenv("MNV3_CHECKPOINTS", str(folder / "checkpoints"))
     try:

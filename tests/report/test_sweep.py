@@ -17,6 +17,7 @@ from pathlib import Path
 
 import dask
 import nbformat
+import pandas
 import photographs
 import pytest
 from records import record_of
@@ -27,6 +28,7 @@ from mnv3lib.errors import InputError
 from mnv3lib.own import transfer
 from mnv3lib.provenance import ROOT
 from mnv3lib.report import parameters, sweep
+from mnv3lib.study import few_pictures
 
 
 def test_grid_is_the_product_in_order():
@@ -92,6 +94,69 @@ def test_a_grid_on_images_of_ones_own_reaches_the_notebook_whole(alone, monkeypa
         assert planned == job.recipe and planned.lowered_strides == (3 if len(more) == 4 else 2)
 
 
+def test_a_file_starts_from_the_network_that_is_named(alone, monkeypatch):
+    """Its recipes say so, and where such runs go; what differs otherwise is as in the file."""
+    network = build("v3_small", width=0.25)
+    network.classes = data.CLASSES["cifar100"]
+    store.save(alone / "models", record_of(recipe.make(width=0.25), 50.0, run="base"), [], network, None)
+    (alone / "runs.yaml").write_text("runs: [{recipe: finetune, seed: [0, 1]}, {dataset: digits}]")
+    jobs, passed = [], {}
+    monkeypatch.setattr(data, "load", lambda *_, **__: None)
+    monkeypatch.setattr(sweep, "sweep", lambda given, client: jobs.extend(given) or {})
+    monkeypatch.setattr(sweep, "connect", lambda *_: nullcontext())
+    assert main(["sweep", str(alone / "runs.yaml"), "--from", "base"]) == 0
+    assert [job.run for job in jobs] == [
+        "mobilenet_v3_small_0.25_finetune",
+        "mobilenet_v3_small_0.25_finetune_seed1",
+        "mobilenet_v3_small_0.25_finetune_digits",
+    ]
+    monkeypatch.setattr(sweep.running, "run_notebook", lambda notebook, out, given: passed.update(given))
+    for job in jobs:
+        sweep.run_job(job)
+        parameters.check(sweep.NOTEBOOK, passed)
+        fields = {name: passed[name] for name in ("recipe", "model", "width", "epochs", "seed", "batch_size")}
+        planned, _ = transfer.plan(data.unread(passed["dataset"]), passed["start"], **fields | passed["changes"])
+        assert planned == job.recipe and planned.start.startswith("base@")
+
+
+def test_a_file_makes_runs_on_images_of_ones_own(alone, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(alone / "cache"))
+    photographs.draw(alone / "shapes", 4, ("circle", "cross"))
+    path = alone / "runs.yaml"
+    path.write_text("runs: [{width: 0.25, image_sizes: [[16], [24]]}]")
+    options = ["sweep", str(path), "--data", str(alone / "shapes"), "--dry-run"]
+    assert main(options) == 0
+    names = [f"mobilenet_v3_small_0.25_shapes_image-sizes-{size}" for size in (16, 24)]
+    assert capsys.readouterr().out == "".join(f"{name}: 0 of 20 epochs\n" for name in names)
+    for field, message in (
+        ("image_sizes: 24", "image_sizes 24: give a list"),
+        ("data_digest: abcdef012345", "data_digest: the recipe has 'abcdef012345', and what is here is '"),
+    ):
+        path.write_text(f"runs: [{{{field}}}]")
+        assert main(options) == 1
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("start: base@abcdef012345", "start: leave it out of the grids, and name the network to start from by --from"),
+        ("models: here", "unknown field of a recipe 'models'"),
+        ("make: 1", "unknown field of a recipe 'make'"),
+    ],
+)
+def test_what_is_no_field_of_a_grid_is_named(capsys, tmp_path, field, message):
+    (tmp_path / "runs.yaml").write_text(f"runs: [{{{field}}}]")
+    assert main(["sweep", str(tmp_path / "runs.yaml"), "--dry-run"]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [["--from", "base"], ["--recipe", "finetune"]])
+def test_an_ablation_starts_from_random_weights(capsys, more):
+    assert main(["sweep", "--ablation", "dropout", "--dry-run", *more]) == 1
+    assert "--ablation: its runs start from random weights: leave out --from" in capsys.readouterr().err
+
+
 def test_images_are_read_at_the_size_of_the_network_to_start_from(tmp_path):
     network = build("v3_small", width=0.25)
     network.classes, network.size = data.CLASSES["cifar100"], 48
@@ -105,6 +170,19 @@ def test_transfer_refuses_what_it_would_not_heed(capsys):
     for option in (["--dry-run"], ["--from", "x"], ["--scheduler", "x"]):
         assert main(["sweep", "--transfer", "runs", *option]) == 1
         assert "--transfer takes --models, --data and --threads" in capsys.readouterr().err
+
+
+def test_transfer_takes_the_folder_one_is_in(tmp_path, monkeypatch):
+    """Beside which its network to start from goes."""
+    asked = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, "load", lambda *_: None)
+    monkeypatch.setattr(
+        few_pictures, "record", lambda folder, *_, **__: asked.append(folder.with_name("transfer-base"))
+    )
+    monkeypatch.setattr(few_pictures, "results", lambda folder: pandas.DataFrame())
+    assert main(["sweep", "--transfer", "runs", "--models", "."]) == 0
+    assert asked == [tmp_path.with_name("transfer-base")]
 
 
 def test_every_grid_of_the_help_has_names_of_its_own():
