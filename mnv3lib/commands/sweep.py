@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
         if several:
             raise InputError(f"{', '.join(several)}: with --ablation only --seed takes several values")
         planned = ablations.plan(options.ablation, seeds, **{name: one for name, (one,) in fields.items()})
-        recipes = ablations.missing(planned, ablations.recorded(models), models)
+        recipes = ablations.missing(planned, ablations.load_records(models), models)
         if len(recipes) < len(planned):
             say = print if options.dry_run else note
             say(f"{len(planned) - len(recipes)} of {len(planned)} runs are recorded already")

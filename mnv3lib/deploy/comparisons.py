@@ -124,7 +124,7 @@ def ratios(relative: pd.DataFrame, label: str, reference: str | None = None) -> 
 
 
 def files(table: pd.DataFrame) -> pd.DataFrame:
-    """What files of trained networks are like: a row a run and runtime, of `latency.recorded`'s tables.
+    """What files of trained networks are like: a row a run and runtime, of `latency.load_tables`'s tables.
 
     Columns: run, runtime, network, model, file_mb, file_top1, peak_mib (at the smallest batch), measured, and for each
     batch size B ratio_B (the median time over onnxruntime's for the same run, in the same table) and ms_B (that, times

@@ -98,7 +98,7 @@ def record(run: str, facts: dict, folder: Path, models: Path | None = None) -> P
     return path
 
 
-def recorded(run: str, folder: Path, models: Path | None = None) -> dict | None:
+def load_int8_record(run: str, folder: Path, models: Path | None = None) -> dict | None:
     """What `record` wrote of the weights that `run` has now; None if there is nothing."""
     path = Path(folder) / f"{run}.json"
     if not path.is_file() or not store.has(run, store.WEIGHTS, models):

@@ -269,12 +269,12 @@ def relative(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def newest(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `recorded`'s table (or of `relative`'s) from the file measured last, with the most threads there."""
+    """The rows of a table (of `load_tables` or `relative`) from the file measured last, with the most threads there."""
     rows = table[table["file"].isin(table.sort_values("measured")["file"].tail(1))]
     return rows[rows["threads"] == rows["threads"].max()]
 
 
-def recorded(folder: Path, kind: str = "latency") -> pd.DataFrame:
+def load_tables(folder: Path, kind: str = "latency") -> pd.DataFrame:
     """All tables in `folder` that `mnv3 latency` wrote, one below the other; empty if there is none.
 
     kind: latency (the columns of `compare`), training (those of training_speed.compare) or step (those of

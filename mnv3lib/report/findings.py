@@ -19,14 +19,14 @@ def numbers(
 ) -> dict:
     """What the template asks for; what is not recorded is empty or None.
 
-    recorded: results.recorded's; tests: claims.tests'; results: the folder of latencies and int8 accuracies.
+    recorded: results.load_runs's; tests: claims.tests'; results: the folder of latencies and int8 accuracies.
     """
     results = results or ROOT / "results"
     networks = of_networks(recorded)
-    records = ablations.recorded(ablations.folder(), models)
+    records = ablations.load_records(ablations.folder(), models)
     rows = ablations.results(records).set_index(["axis", "variant"]).to_dict("index")
     spread = statistics.seed_spread(records)
-    measured = latency.recorded(results / "latency")
+    measured = latency.load_tables(results / "latency")
     speed = headline(measured, networks)
     level = equal(speed, spread.apart())
     return {
@@ -57,16 +57,16 @@ def numbers(
 
 def tests(recorded: pd.DataFrame, models: Path | None = None, results: Path | None = None) -> pd.DataFrame:
     """claims.tests by this project's recorded ablations, the trained models `recorded`, and latencies in `results`."""
-    records = ablations.recorded(ablations.folder(), models)
+    records = ablations.load_records(ablations.folder(), models)
     timed = with_latency(recorded, (results or ROOT / "results") / "latency")
     return claims.tests(ablations.results(records), timed, statistics.seed_spread(records))
 
 
 def with_latency(recorded: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """results.recorded's with a column `latency`: the ms of one image in onnxruntime, of the headline's table."""
+    """results.load_runs's with a column `latency`: the ms of one image in onnxruntime, of the headline's table."""
     if recorded.empty:
         return recorded.assign(latency=math.nan)
-    speed = headline(latency.recorded(folder), of_networks(recorded))
+    speed = headline(latency.load_tables(folder), of_networks(recorded))
     times = speed[speed["runtime"] == "onnxruntime"].set_index(["model", "width"])["median_ms"]
     return recorded.join(times.rename("latency"), on=["model", "width"])
 
@@ -173,5 +173,5 @@ def int8_times(measured: pd.DataFrame) -> dict:
 def int8_losses(recorded: pd.DataFrame, folder: Path, models: Path | None) -> list[float]:
     """Points of top-1 that int8 costs each run of which a record says so."""
     kept = [run for run in recorded["run"] if store.has(run, store.WEIGHTS, models)]
-    facts = [export.recorded(run, folder, models) for run in kept]
+    facts = [export.load_int8_record(run, folder, models) for run in kept]
     return sorted(one["top1"] - one["top1_int8"] for one in facts if one)

@@ -110,7 +110,7 @@ def markdown(shown: pd.DataFrame) -> str:
 
 
 def runs(table: pd.DataFrame) -> pd.DataFrame:
-    """The table of results.recorded as text."""
+    """The table of results.load_runs as text."""
     shown = table.assign(
         parameters=table["parameters"] / 1e6,
         macs=table["macs"] / 1e6,

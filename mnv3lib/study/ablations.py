@@ -112,7 +112,7 @@ def find(made: Recipe, records: Iterable[dict]) -> list[dict]:
     return [record for record in records if set(made.differences(record["recipe"])) <= NAMES]
 
 
-def recorded(ours: Path, models: Path | None = None) -> list[dict]:
+def load_records(ours: Path, models: Path | None = None) -> list[dict]:
     """The records of ablations in `ours`, and of the trained models in `models`, which some compare with.
 
     `ours` has no default: a page names the folder as a parameter, so that `mnv3 report --check` sees what it reads.

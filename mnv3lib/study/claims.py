@@ -42,7 +42,7 @@ PLANS = (*range(2, 31), 40, 50, 75, 100)  # seeds of each recipe, of which the f
 
 
 def tests(table: pd.DataFrame, models: pd.DataFrame, spread: Spread) -> pd.DataFrame:
-    """A row a difference that tests a claim, from ablations.results, results.recorded and the spread between seeds.
+    """A row a difference that tests a claim, from ablations.results, results.load_runs and the spread between seeds.
 
     models may have a column `latency`, in ms. Columns: claim (its text), axis (missing for claims about versions),
     question (whether it is only asked), every (whether the claim is about all of its differences, or about one of

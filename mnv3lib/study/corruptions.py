@@ -108,7 +108,7 @@ def record(
     return table
 
 
-def recorded(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def load_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """TABLE and BY_IMAGE of `folder`, as `record` wrote them; empty where not both are there."""
     if not all((folder / name).is_file() for name in (TABLE, BY_IMAGE)):
         return pd.DataFrame(columns=COLUMNS), pd.DataFrame()

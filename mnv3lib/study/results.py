@@ -22,7 +22,7 @@ COLUMNS = "run model width recipe usual weight_decay seed epochs parameters macs
 COLUMNS += "trained_on images_per_second original".split()
 
 
-def recorded(models: Path | None = None) -> pd.DataFrame:
+def load_runs(models: Path | None = None) -> pd.DataFrame:
     """A row a run on CIFAR-100's test set, smallest network of each version first; not what was imported.
 
     Columns: run, model, width, recipe, usual (whether it is `modern` as it stands), weight_decay, seed, epochs,
@@ -72,7 +72,7 @@ def peers() -> pd.DataFrame:
 
 
 def goals(table: pd.DataFrame) -> pd.DataFrame:
-    """GOALS beside `table`, as `recorded` makes it: a row a network, with the mean of the seeds of the usual recipe.
+    """GOALS beside `table`, as `load_runs` makes it: a row a network, with the mean of the seeds of the usual recipe.
 
     Columns: model, width, goal, aim, top1 (missing if not trained), seeds (how many), reached (aim, goal, missed or
     not trained), margin (of top1 over the goal, in points), lowest and highest (top1 of a seed).
@@ -93,7 +93,7 @@ def time_to_original(models: Path | None = None) -> pd.DataFrame:
     Columns: run, original (top-1 in percent), epoch and minutes (missing if it never was), trained_on.
     """
     rows = []
-    for row in recorded(models).dropna(subset=["original"]).itertuples():
+    for row in load_runs(models).dropna(subset=["original"]).itertuples():
         history = store.load_history(row.run, models)
         history["minutes"] = history["seconds"].cumsum() / 60
         above = history[history["test_top1"] > row.original][["epoch", "minutes"]]

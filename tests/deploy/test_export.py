@@ -71,15 +71,15 @@ def test_a_file_that_answers_otherwise_is_not_written(photographs, tmp_path, mon
 def test_a_record_is_of_the_weights_that_were_measured(tmp_path):
     models = tmp_path / "models"
     shutil.copytree(store.run_folder(RUN), models / RUN)
-    assert export.recorded(RUN, tmp_path, models) is None
+    assert export.load_int8_record(RUN, tmp_path, models) is None
     path = export.record(RUN, {"top1": 66.0, "top1_int8": 65.5}, tmp_path, models)
-    assert export.recorded(RUN, tmp_path, models)["top1_int8"] == 65.5
+    assert export.load_int8_record(RUN, tmp_path, models)["top1_int8"] == 65.5
     weights = models / RUN / store.WEIGHTS
     weights.write_bytes(weights.read_bytes() + b" ")
-    assert export.recorded(RUN, tmp_path, models) is None
+    assert export.load_int8_record(RUN, tmp_path, models) is None
     path.write_text("[]")
     with pytest.raises(InputError, match="no record"):
-        export.recorded(RUN, tmp_path, models)
+        export.load_int8_record(RUN, tmp_path, models)
 
 
 def test_the_record_is_of_int8_files_alone(tmp_path, capsys):

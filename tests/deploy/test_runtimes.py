@@ -101,17 +101,17 @@ def test_compare_puts_runtimes_and_libraries_into_one_table(tmp_path):
     name = latency.file_name(table.assign(measured="2026-01-02T03:04:05Z", processor="A (R) Chip"))
     assert name == "2026-01-02T0304_a-r-chip_1-threads_32px_eager+folded.csv"
     table.to_csv(tmp_path / name, index=False)
-    again = latency.recorded(tmp_path)
+    again = latency.load_tables(tmp_path)
     assert again["median_ms"].tolist() == pytest.approx(table["median_ms"].tolist())
     assert set(again["file"]) == {name}
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match=r"other\.csv is no table"):
-        latency.recorded(tmp_path)
+        latency.load_tables(tmp_path)
 
 
 def test_nothing_recorded(tmp_path):
-    assert latency.recorded(tmp_path).empty
-    assert isinstance(latency.recorded(tmp_path / "no folder"), pd.DataFrame)
+    assert latency.load_tables(tmp_path).empty
+    assert isinstance(latency.load_tables(tmp_path / "no folder"), pd.DataFrame)
 
 
 @pytest.mark.parametrize(("most", "rounds"), [(16, [2]), (1, [1, 1])])

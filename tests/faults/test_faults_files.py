@@ -262,13 +262,13 @@ def test_headers_of_weights(attempt, run):
 
 def use_record(run) -> None:
     """All that is made from records."""
-    table = results.recorded(run.parent)
+    table = results.load_runs(run.parent)
     tables.html(tables.runs(table)), tables.markdown(tables.runs(table)), results.write_csv(run.parent)
     for one in evaluation.evaluate([run.name], models=run.parent, recorded=True):
         evaluation.readable(evaluation.summary([one]))
         places.trained_on(one.record)
     results.time_to_original(run.parent), results.goals(table)
-    records = ablations.recorded(run.parent, run.parent)
+    records = ablations.load_records(run.parent, run.parent)
     ablations.results(records)
     for record in records:
         recipe.is_usual(record["recipe"])

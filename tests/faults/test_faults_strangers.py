@@ -251,7 +251,7 @@ def test_names_show_as_text(tmp_path, trying, run):
     assert {SCRIPT, IMAGE} <= set(guesses["class"]) | set(guesses["image"])
     record = json.loads((run / store.RECORD).read_text())
     record["environment"]["processor"] = record["commit"] = record["started"] = SCRIPT
-    table = results.recorded(run.parent).reindex([0]).assign(run=SCRIPT, epochs=1)
+    table = results.load_runs(run.parent).reindex([0]).assign(run=SCRIPT, epochs=1)
     results_table = tables.html(tables.runs(table)).data
     plain = guesses.assign(run=SCRIPT)
     png = "iVBORw0KGgo="

@@ -521,7 +521,7 @@ def test_committed_report_is_small_and_complete():
 def test_what_pages_read_of_the_ablations_is_among_their_inputs():
     """Else a page would keep quoting an older spread between seeds, and `report --check` would not notice."""
     listed = pages.pages()
-    reading = [page for page in listed if "ablations.recorded(" in page.path.read_text()]
+    reading = [page for page in listed if "ablations.load_records(" in page.path.read_text()]
     assert len(reading) > 1
     for page in reading:
         inputs = pages.inputs(page, listed, {}, store.models_folder())

@@ -66,17 +66,17 @@ def test_only_the_report_of_the_checkout_writes_its_readme(output, models, writt
 
 def test_the_table_of_runs_says_what_the_records_say(models):
     save(models, recipe.make(model="v1", width=0.25), 60.0)
-    lines = tables.markdown(tables.runs(results.recorded(models))).splitlines()
+    lines = tables.markdown(tables.runs(results.load_runs(models))).splitlines()
     assert len(lines) == 2 + 2
     row = next(line for line in lines if "mobilenet_v3_small_0.25" in line)
     assert "| 62.13 | 61.17–63.08 | 90.00 | 60.13 | +2.00 | 0.347 | 9.56 | 75 | CPU |" in row
     assert "| – | – |" in next(line for line in lines if "mobilenet_v1" in line)
     save(models, recipe.make(model="v2", width=0.25, epochs=30), 60.0)
-    assert "| 9.56 | 20 | 75 |" in tables.markdown(tables.runs(results.recorded(models))), "where they differ"
+    assert "| 9.56 | 20 | 75 |" in tables.markdown(tables.runs(results.load_runs(models))), "where they differ"
 
 
 def test_goals_are_told_from_their_numbers():
-    goals = results.goals(results.recorded("no such folder"))
+    goals = results.goals(results.load_runs("no such folder"))
     words = readme.goals(goals)
     assert words.startswith(
         "Of the 6 goals that this project set itself, 0 are reached, and none of the aims beyond them."
@@ -115,13 +115,13 @@ def test_verdicts_follow_the_recorded_ablations(models, tmp_path, monkeypatch):
 def test_the_start_page_answers_from_the_records():
     text = BeautifulSoup(readme.start(pages=pages.pages(), figures=[], made=""), "html.parser").main.get_text(" ")
     text = " ".join(text.split())
-    networks = findings.of_networks(results.recorded())
+    networks = findings.of_networks(results.load_runs())
     best = networks.loc[networks["top1"].idxmax()]
     assert f"has {best['top1']:.2f} % (95 % {best['low']:.1f} to {best['high']:.1f})" in text
-    strides = ablations.results(ablations.recorded(ablations.folder())).set_index(["axis", "variant"])
+    strides = ablations.results(ablations.load_records(ablations.folder())).set_index(["axis", "variant"])
     for axis, variant in (("strides", "0-lowered-rate-0.1"), ("strides-compute", "0-lowered-wider-rate-0.1")):
         assert f"{strides.loc[(axis, variant), 'difference']:+.1f} points (95 %".replace("-", "−") in text
-    tests = findings.tests(results.recorded())
+    tests = findings.tests(results.load_runs())
     for row in tests[tests["axis"].isna()].itertuples():
         assert f"{row.difference:+.1f} {row.low:+.1f} to {row.high:+.1f}" in text
     assert "nan" not in text and "None" not in text

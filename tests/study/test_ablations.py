@@ -156,7 +156,7 @@ def test_every_recorded_ablation_is_one_of_the_plan():
     ours = [store.load_record(run, ablations.folder()) for run in store.runs(ablations.folder())]
     found = [one["run"] for made in planned for one in ablations.find(made, ours) if one["recipe"]["seed"] == made.seed]
     assert sorted(found) == sorted(one["run"] for one in ours) and len(ours) > 60
-    assert not ablations.missing(ablations.plan(["all"]), ablations.recorded(ablations.folder()))
+    assert not ablations.missing(ablations.plan(["all"]), ablations.load_records(ablations.folder()))
 
 
 def test_unknown_ablations_are_named():
@@ -189,7 +189,7 @@ def test_what_is_recorded_under_any_name_is_not_made_again(folders):
     write(models, recipe.make(width=0.25))  # the base of augmentation-long
     write(models, recipe.make(width=0.25, epochs=10, seed=1))  # a seed of the base of the others
     write(ours, ablations.recipes("dropout")["0.2"])
-    records = ablations.recorded(ours, models)
+    records = ablations.load_records(ours, models)
     left = ablations.missing(ablations.plan(["dropout", "augmentation-long"]), records, ours)
     assert names(left)[:2] == [("base", 0), ("base", 2)]
     assert {made.variant for made in left[2:]} == {
@@ -202,7 +202,7 @@ def test_a_record_of_before_the_base_changed_is_named(folders):
     base = ablations.recipes("dropout")["0"]
     write(ours, dataclasses.replace(base, crop=1))
     with pytest.raises(InputError, match=f"another recipe, move them: {base.run}"):
-        ablations.missing(ablations.plan(["dropout"]), ablations.recorded(ours, models), ours)
+        ablations.missing(ablations.plan(["dropout"]), ablations.load_records(ours, models), ours)
 
 
 def test_the_same_run_in_both_folders_counts_once(folders):
@@ -211,7 +211,7 @@ def test_the_same_run_in_both_folders_counts_once(folders):
     write(ours, base, 61.0)
     write(models, dataclasses.replace(base, variant=""), 62.0)
     write(models, dataclasses.replace(base, variant="", seed=1), 63.0)
-    assert sorted(one["result"]["top1"] for one in ablations.recorded(ours, models)) == [61.0, 63.0]
+    assert sorted(one["result"]["top1"] for one in ablations.load_records(ours, models)) == [61.0, 63.0]
 
 
 def test_imported_runs_are_no_part_of_a_comparison(folders):
@@ -222,7 +222,7 @@ def test_imported_runs_are_no_part_of_a_comparison(folders):
     known = dataclasses.asdict(base.architecture)
     old = record_of(base, run="old", recipe=known, imported={"file": "old.pth", "sha256": "0"})
     store.save(models, old, [], None, None)
-    assert [one["run"] for one in ablations.recorded(ours, models)] == [base.run]
+    assert [one["run"] for one in ablations.load_records(ours, models)] == [base.run]
 
 
 def test_records_of_other_versions_are_compared(folders):
@@ -239,7 +239,7 @@ def test_records_of_other_versions_are_compared(folders):
         store.save(ours, record_of(made, recipe=recorded), [{"epoch": 1}], None, None)
     table = ablations.compare(store.load_record(run, ours) for run in store.runs(ours))
     assert table["change"].tolist() == ["", "", "depthwise_decay False"]
-    assert len(ablations.recorded(ours, models)) == 2  # the first two are the same training
+    assert len(ablations.load_records(ours, models)) == 2  # the first two are the same training
 
 
 def test_command_lists_and_makes_what_is_missing(folders, monkeypatch, capsys):

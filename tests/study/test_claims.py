@@ -13,7 +13,7 @@ from mnv3lib.study import ablations, axes, claims, results
 from mnv3lib.study.claims import Verdict
 from mnv3lib.study.statistics import Spread, seed_spread
 
-NO_MODELS = results.recorded("no such folder")
+NO_MODELS = results.load_runs("no such folder")
 
 
 def differences(tops, axis="dropout"):
@@ -32,8 +32,8 @@ def verdict(tests, text):
 
 
 def test_no_records_no_verdicts(tmp_path):
-    table = ablations.results(ablations.recorded(tmp_path, tmp_path))
-    tests = claims.tests(table, results.recorded(tmp_path), Spread(math.nan, 0))
+    table = ablations.results(ablations.load_records(tmp_path, tmp_path))
+    tests = claims.tests(table, results.load_runs(tmp_path), Spread(math.nan, 0))
     judged = claims.verdicts(tests)
     assert set(judged["verdict"]) == {Verdict.MISSING} and len(judged) == len(axes.read().claims) + len(claims.VERSIONS)
     assert tests["difference"].isna().all() and set(tables.claims(tests)["evidence"]) == {""}
@@ -89,11 +89,11 @@ def test_a_claim_about_one_of_several_variants():
 
 
 def trained(folder, tops):
-    """results.recorded of networks with {(model, width, seed): (top-1, million MACs)}, and of an equal latency."""
+    """results.load_runs of networks with {(model, width, seed): (top-1, million MACs)}, and of an equal latency."""
     for (model, width, seed), (top1, macs) in tops.items():
         made = recipe.make(model=model, width=width, seed=seed)
         store.save(folder, record_of(made, top1) | {"macs": macs * 1e6}, [{"epoch": 1}], None, None)
-    table = results.recorded(folder)
+    table = results.load_runs(folder)
     return table.assign(latency=table["macs"] / 1e6, parameters=range(len(table)))
 
 

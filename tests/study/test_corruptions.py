@@ -47,7 +47,7 @@ def test_a_record_is_written_run_by_run(tmp_path, monkeypatch, cifar100, capsys)
     assert main(["evaluate", RUN, "--corruptions", str(tmp_path)]) == 0
     assert main(["evaluate", OTHER, "--corruptions", str(tmp_path)]) == 0
     assert f"{OTHER}: top-1 " in capsys.readouterr().out
-    table, by_image = corruptions.recorded(tmp_path)
+    table, by_image = corruptions.load_tables(tmp_path)
     assert table["run"].tolist() == 6 * [RUN] + 6 * [OTHER]
     assert table["severity"].tolist() == 2 * [0, 1, 2, 3, 4, 5]
     assert by_image["image"].tolist() == list(range(0, 10_000, 500))
@@ -58,12 +58,12 @@ def test_a_record_is_written_run_by_run(tmp_path, monkeypatch, cifar100, capsys)
     assert table["top1"].iloc[0] == pytest.approx(100 * hits.mean(), abs=5.1), "images as they are, all but one alike"
     first = table[table["run"] == RUN]
     assert main(["evaluate", RUN, "--corruptions", str(tmp_path)]) == 0
-    again = corruptions.recorded(tmp_path)[0]
+    again = corruptions.load_tables(tmp_path)[0]
     assert len(again) == 12
     assert again[again["run"] == RUN]["top1"].tolist() == first["top1"].tolist()
     (tmp_path / corruptions.BY_IMAGE).unlink()  # as after a kill between the two
     assert main(["evaluate", RUN, "--corruptions", str(tmp_path)]) == 0
-    assert len(corruptions.recorded(tmp_path)[0]) == 12
+    assert len(corruptions.load_tables(tmp_path)[0]) == 12
 
 
 def test_a_run_on_other_images_is_refused_by_name(tmp_path, digits_record, capsys):
@@ -98,7 +98,7 @@ def digits_record(tmp_path, tiny):
 
 def test_the_committed_record_has_every_model_and_fits_it():
     models = ROOT / "trained_models"
-    table, by_image = corruptions.recorded(ROOT / "results")
+    table, by_image = corruptions.load_tables(ROOT / "results")
     assert set(table["run"]) == set(evaluation.comparable(models)) == set(by_image) - {"image"}
     for run, rows in table.groupby("run"):
         assert len(rows) == 1 + 5 * len(corruptions.STRENGTHS), run

@@ -42,7 +42,7 @@ def models(tmp_path):
 
 
 def test_table_has_the_runs_on_the_test_set(models):
-    table = results.recorded(models)
+    table = results.load_runs(models)
     assert list(table["run"]) == ["mobilenet_v1_0.25", "mobilenet_v3_small_0.25", "mobilenet_v3_small_0.25_seed1"]
     assert table["original"].isna().tolist() == [True, False, False]
     assert ((table["low"] < table["top1"]) & (table["top1"] < table["high"])).all()
@@ -56,7 +56,7 @@ def test_time_to_original(models):
 
 
 def test_goals_are_judged_by_the_mean_of_the_seeds(models):
-    goals = results.goals(results.recorded(models))
+    goals = results.goals(results.load_runs(models))
     small = goals.set_index(["model", "width"]).loc[("v3_small", 0.25)]
     original = published.load(results.ORIGINAL).query("network == 'v3_small' and width == 0.25")["top1"].item()
     assert (small["top1"], small["seeds"], small["reached"]) == (pytest.approx(original), 2, "missed")
@@ -64,11 +64,11 @@ def test_goals_are_judged_by_the_mean_of_the_seeds(models):
     assert goals["reached"][1:].tolist() == ["not trained"] * 5 and goals["margin"][1:].isna().all()
     for top1, outcome in ((63.5, "goal"), (67.0, "aim")):
         save(models, recipe.make(model="v3_small", width=0.25, seed=2), 3 * top1 - 2 * original, [top1])
-        assert results.goals(results.recorded(models))["reached"][0] == outcome
+        assert results.goals(results.load_runs(models))["reached"][0] == outcome
     longer = recipe.make(width=0.25, epochs=200, seed=4)
     for other in (longer, recipe.make(width=0.25, variant="longer"), recipe.make("original", width=0.25)):
         save(models, other, 90.0, [90.0])  # no run of the usual recipe
-    assert results.goals(results.recorded(models))["seeds"][0] == 3
+    assert results.goals(results.load_runs(models))["seeds"][0] == 3
 
 
 def test_runs_of_a_usual_name_are_of_the_recipe_as_it_stands():
@@ -95,5 +95,5 @@ def test_peers_are_others_on_the_same_images():
 
 
 def test_no_runs(tmp_path):
-    assert results.recorded(tmp_path).empty
-    assert set(results.goals(results.recorded(tmp_path))["reached"]) == {"not trained"}
+    assert results.load_runs(tmp_path).empty
+    assert set(results.goals(results.load_runs(tmp_path))["reached"]) == {"not trained"}
