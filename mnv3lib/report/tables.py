@@ -176,11 +176,11 @@ def versions(found: pd.DataFrame) -> pd.DataFrame:
             {
                 "at equal": names[row.cost],
                 "compared": f"{row.newer} with {row.older}",
-                "range": f"{row.least / scale:.3g} to {row.most / scale:.3g} {unit}",
-                "mean difference (points)": f"{row.difference:+.1f}",
+                "difference (points)": f"{row.difference:+.1f}",
                 "95 % interval": f"{row.low:+.1f} to {row.high:+.1f}" if row.low == row.low else "–",
-                "from one end to the other": f"{row.at_least:+.1f} to {row.at_most:+.1f}",
                 "judged alone": judged if row.low == row.low else "–",
+                "over": f"{row.least / scale:.3g} to {row.most / scale:.3g} {unit.split()[0]}",
+                "from one end to the other": f"{row.at_least:+.1f} to {row.at_most:+.1f}",
             }
         )
     return pd.DataFrame(rows)
