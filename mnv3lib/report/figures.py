@@ -181,16 +181,19 @@ def bars(tables: dict[str, pd.DataFrame], reference: str, title: str) -> plt.Fig
 
     tables: title of the panel to what timing.measure returned.
     """
-    height = 0.4 * max(map(len, tables.values())) + 1.5
+    names = list(dict.fromkeys(name for table in tables.values() for name in table["name"]))  # one colour each
+    height = 0.4 * len(names) + 1.5
     figure, panels = plt.subplots(1, len(tables), figsize=(4.4 * len(tables), height), squeeze=False, sharey=True)
     for axes, (name, table) in zip(panels[0], tables.items(), strict=True):
         rows = table.set_index("name")
         unit = rows.loc[reference, "median_ms"]
         spread = [(rows["median_ms"] - rows["p25_ms"]) / unit, (rows["p75_ms"] - rows["median_ms"]) / unit]
-        look = {"color": COLOURS, "edgecolor": "white", "height": 0.6, "capsize": 3}
+        places = [names.index(name) for name in rows.index]
+        colours = [COLOURS[place % len(COLOURS)] for place in places]
+        look = {"color": colours, "edgecolor": "white", "height": 0.6, "capsize": 3}
         drawn = axes.barh(rows.index, rows["median_ms"] / unit, xerr=spread, **look)
-        for bar, hatch in zip(drawn, itertools.cycle(HATCHES), strict=False):
-            bar.set_hatch(hatch)
+        for bar, place in zip(drawn, places, strict=True):
+            bar.set_hatch(HATCHES[place % len(HATCHES)])
         clear = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # of the line at 1
         axes.bar_label(drawn, [*map(milliseconds, rows["median_ms"])], padding=5, fontsize=8, bbox=clear)
         axes.axvline(1, color="0.4", lw=1, ls="--")
