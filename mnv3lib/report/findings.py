@@ -14,15 +14,13 @@ from mnv3lib.study import ablations, claims, statistics
 CALLS = 1024  # a percentile wants as many
 
 
-def numbers(
-    recorded: pd.DataFrame, tests: pd.DataFrame, models: Path | None = None, results: Path | None = None
-) -> dict:
+def numbers(timed: pd.DataFrame, tests: pd.DataFrame, models: Path | None = None, results: Path | None = None) -> dict:
     """What the template asks for; what is not recorded is empty or None.
 
-    recorded: results.load_runs's; tests: claims.tests'; results: the folder of latencies and int8 accuracies.
+    timed: with_latency's; tests: claims.tests'; results: the folder of latencies and int8 accuracies.
     """
     results = results or ROOT / "results"
-    networks = of_networks(recorded)
+    networks = of_networks(timed)
     records = ablations.load_records(ablations.folder(), models)
     rows = ablations.results(records).set_index(["axis", "variant"]).to_dict("index")
     spread = statistics.seed_spread(records)
@@ -32,9 +30,9 @@ def numbers(
     return {
         "networks": networks.to_dict("records"),
         "compared": networks.dropna(subset=["original"]).to_dict("records"),
-        "repeated": next((row for row in recorded.to_dict("records") if row["recipe"] == "original"), None),
+        "repeated": next((row for row in timed.to_dict("records") if row["recipe"] == "original"), None),
         "ablations": len(records),
-        "versions": claims.versions(with_latency(recorded, results / "latency"), spread),
+        "versions": claims.versions(timed, spread),
         "small": smaller(networks),
         "ablation": lambda axis, variant: rows.get((axis, variant)),
         "needed": tests["needed"].dropna().astype(int).sort_values().tolist(),
@@ -51,22 +49,21 @@ def numbers(
         "beaten": beaten(speed).to_dict("records"),
         "lead_of_lean": lead_of_lean(speed),
         **int8_times(measured),
-        "int8_loss": int8_losses(recorded, results / "int8", models),
+        "int8_loss": int8_losses(timed, results / "int8", models),
     }
 
 
-def tests(recorded: pd.DataFrame, models: Path | None = None, results: Path | None = None) -> pd.DataFrame:
-    """claims.tests by this project's recorded ablations, the trained models `recorded`, and latencies in `results`."""
+def tests(timed: pd.DataFrame, models: Path | None = None) -> pd.DataFrame:
+    """claims.tests by this project's recorded ablations and the trained models of with_latency."""
     records = ablations.load_records(ablations.folder(), models)
-    timed = with_latency(recorded, (results or ROOT / "results") / "latency")
     return claims.tests(ablations.results(records), timed, statistics.seed_spread(records))
 
 
-def with_latency(recorded: pd.DataFrame, folder: Path) -> pd.DataFrame:
+def with_latency(recorded: pd.DataFrame, folder: Path | None = None) -> pd.DataFrame:
     """results.load_runs's with a column `latency`: the ms of one image in onnxruntime, of the headline's table."""
     if recorded.empty:
         return recorded.assign(latency=math.nan)
-    speed = headline(latency.load_tables(folder), of_networks(recorded))
+    speed = headline(latency.load_tables(folder or ROOT / "results" / "latency"), of_networks(recorded))
     times = speed[speed["runtime"] == "onnxruntime"].set_index(["model", "width"])["median_ms"]
     return recorded.join(times.rename("latency"), on=["model", "width"])
 

@@ -32,7 +32,7 @@ def goals(table: pd.DataFrame) -> str:
 
 def start(models: Path | None = None, **values) -> str:
     """The start page; `values` are its pages, figures and `made`, which tells when and from what."""
-    recorded = results.load_runs(models)
+    recorded = findings.with_latency(results.load_runs(models))
     tests = findings.tests(recorded, models)
     more = {"verdicts": claims.verdicts(tests).to_dict("records")}
     more |= findings.numbers(recorded, tests, models) | {"runs": _runs(recorded)}
@@ -41,7 +41,7 @@ def start(models: Path | None = None, **values) -> str:
 
 def block(models: Path | None = None) -> str:
     """What README has between its two markers."""
-    recorded = results.load_runs(models)
+    recorded = findings.with_latency(results.load_runs(models))
     runs = _runs(recorded)
     runs["run"] = runs["run"].map("`{}`".format)
     return _render("readme.md.j2", recorded, findings.tests(recorded, models), models, runs=runs)
@@ -53,7 +53,7 @@ def _runs(recorded: pd.DataFrame) -> pd.DataFrame:
 
 
 def _render(template: str, recorded: pd.DataFrame, tests: pd.DataFrame, models: Path | None, **values) -> str:
-    """A template with what both pages have, and with `values`; recorded: results.load_runs's, tests: claims.tests'."""
+    """A template with what both pages have, and with `values`; recorded: with_latency's, tests: claims.tests'."""
     records = ablations.load_records(ablations.folder(), models)
     said = {
         "goals": results.goals(recorded).to_dict("records"),

@@ -179,7 +179,7 @@ def versions(found: pd.DataFrame) -> pd.DataFrame:
                 "difference (points)": f"{row.difference:+.1f}",
                 "95 % interval": f"{row.low:+.1f} to {row.high:+.1f}" if row.low == row.low else "–",
                 "judged alone": judged if row.low == row.low else "–",
-                "over": f"{row.least / scale:.3g} to {row.most / scale:.3g} {unit.split()[0]}",
+                "over": f"{row.least / scale:.3g} to {row.most / scale:.3g} {unit}",
                 "from one end to the other": f"{row.at_least:+.1f} to {row.at_most:+.1f}",
             }
         )

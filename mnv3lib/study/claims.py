@@ -156,8 +156,7 @@ def versions(models: pd.DataFrame, spread: Spread) -> pd.DataFrame:
 
     models and spread: as for `tests`; V3 against V1 is here too, which no claim is about. Columns: cost (of VERSIONS),
     newer, older, least and most (the costs that both have), difference (mean distance of the curves, in points), low
-    and high (its 95 % interval), at_least and at_most (their distance at these two costs), networks and
-    networks_older (how many each curve goes through).
+    and high (its 95 % interval), at_least and at_most (their distance at these two costs).
     """
     rows = []
     for cost in VERSIONS:
@@ -169,9 +168,8 @@ def versions(models: pd.DataFrame, spread: Spread) -> pd.DataFrame:
                 ends = {f"at_{end}": found["top1"] @ found[f"weight_{end}"] for end in ("least", "most")}
                 row = {"cost": cost, "newer": newer, "older": older, **found[["least", "most"]].iloc[0]} | ends
                 row |= {"difference": mean.points, "low": mean.points - mean.half, "high": mean.points + mean.half}
-                counts = found["version"].value_counts()
-                rows.append(row | {"networks": counts[newer], "networks_older": counts[older]})
-    columns = "cost newer older least most difference low high at_least at_most networks networks_older".split()
+                rows.append(row)
+    columns = "cost newer older least most difference low high at_least at_most".split()
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -121,7 +121,7 @@ def test_the_start_page_answers_from_the_records():
     strides = ablations.results(ablations.load_records(ablations.folder())).set_index(["axis", "variant"])
     for axis, variant in (("strides", "0-lowered-rate-0.1"), ("strides-compute", "0-lowered-wider-rate-0.1")):
         assert f"{strides.loc[(axis, variant), 'difference']:+.1f} points (95 %".replace("-", "−") in text
-    tests = findings.tests(results.load_runs())
+    tests = findings.tests(findings.with_latency(results.load_runs()))
     for row in tests[tests["axis"].isna()].itertuples():
         assert f"{row.difference:+.1f} {row.low:+.1f} to {row.high:+.1f}" in text
     assert "nan" not in text and "None" not in text
