@@ -15,6 +15,8 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from mnv3lib import provenance
 from mnv3lib.deploy.timing import milliseconds
+from mnv3lib.report import tables
+from mnv3lib.study.claims import Verdict, verdicts
 
 COLOURS = mpl.color_sequences["petroff10"]  # made to be told apart with any colour vision (Petroff 2021)
 MODEL_STYLE = {
@@ -173,6 +175,45 @@ def differences(table: pd.DataFrame, title: str) -> plt.Figure:
     axes.margins(x=0.1)
     axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel="difference to the base (points of top-1)")
     figure.suptitle(title, fontweight="bold", x=0.01, ha="left")  # over the axes alone it could be cut off
+    return figure
+
+
+def claims(tests: pd.DataFrame, limits: tuple[float, float] = (-12, 6)) -> plt.Figure:
+    """Each claim, its verdict, and under it the differences that test it, with grey where the claim says they lie.
+
+    tests: claims.tests'; limits: from which points to which is drawn: a difference outside is an arrow at the edge.
+    """
+    drawn = tests.assign(compared=tables.compared(tests)).dropna(subset=["difference"])
+    colours = {Verdict.HOLDS: COLOURS[0], Verdict.FAILS: COLOURS[2]}
+    lines = []  # from the top: a heading and its colour, or a row of tests and what it compares
+    for verdict in verdicts(tests).itertuples():
+        colour = colours.get(verdict.verdict, "0.3")
+        lines.append((f"{verdict.claim.replace('`', '')}: {verdict.verdict}", colour))
+        lines += [(row.compared, row) for row in drawn[drawn["claim"] == verdict.claim].itertuples()]
+    height = 0.25 * len(lines) + 0.6  # inches, of which the axis takes the 0.6
+    figure = plt.figure(figsize=(8.5, height), layout="none")
+    axes = figure.add_axes((0.37, 0.5 / height, 0.46, 1 - 0.6 / height))
+    least, most = limits
+    across = mpl.transforms.blended_transform_factory(figure.transFigure, axes.transData)
+    at_side = {"transform": across, "va": "center", "fontsize": 8.5}
+    for place, (text, what) in enumerate(lines):
+        if not hasattr(what, "difference"):
+            clear = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # of the line at 0
+            axes.text(0.005, place + 0.1, text, color=what, fontweight="bold", bbox=clear, **at_side)
+            continue
+        colour = colours.get(what.verdict, "0.3")
+        agrees = np.clip([what.agrees_from, what.agrees_to], least, most)
+        axes.fill_betweenx([place - 0.42, place + 0.42], *agrees, color="0.9", linewidth=0)
+        low, high = np.clip([what.low, what.high], least, most)
+        axes.plot([low, high], [place, place], color=colour)
+        inside = least < what.difference < most
+        mark = "o" if inside else "<" if what.difference < least else ">"
+        axes.plot(np.clip(what.difference, least, most), place, mark, color=colour, clip_on=False)
+        axes.text(0.02, place, text, **at_side)
+        axes.text(0.84, place, f"{what.difference:+.1f} ({what.seeds:.0f}, {what.seeds_against:.0f} runs)", **at_side)
+    axes.axvline(0, color="0.3", linewidth=1)
+    axes.set(yticks=[], xlim=limits, ylim=(len(lines) - 0.3, -0.7), xlabel="difference (points of top-1)")
+    axes.spines.left.set_visible(False)
     return figure
 
 

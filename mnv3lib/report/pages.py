@@ -23,6 +23,7 @@ from mnv3lib.report.parameters import defaults
 SETTINGS = "report.yaml"  # beside the notebooks: what the report passes to them and which it runs side by side
 MANIFEST = "manifest.json"
 HEADLINES = ("03_accuracy_macs", "04_accuracy_latency_recorded")  # the figures of the start page
+CLAIMS = "05_claims"  # and the one that it has with the claims
 
 
 class Page:
@@ -110,7 +111,8 @@ def make(
         )
         old_figures = tuple(page.name[:3] for page in kept)
         shown = [figure_of(work / "pages", name) for name in HEADLINES]
-        index = readme.start(models, pages=all_pages, figures=shown, made=made)
+        judged = figure_of(work / "pages", CLAIMS)
+        index = readme.start(models, pages=all_pages, figures=shown, judged=judged, made=made)
         (work / "pages" / "index.html").write_text(index, encoding="utf-8")
         (work / "pages" / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
         new = {file.name: file for file in _figures(work / "figures")}

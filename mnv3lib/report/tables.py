@@ -144,9 +144,8 @@ def peers() -> pd.DataFrame:
 
 def claims(tests: pd.DataFrame) -> pd.DataFrame:
     """The table of claims.tests as text, a row a claim."""
-    tested = tests.dropna(subset=["difference"])
+    tested = tests.assign(compared=compared(tests)).dropna(subset=["difference"])
     judged = verdicts(tests)
-    told = {claim.text: claim.told for claim in axes.read().claims}
     return pd.DataFrame(
         {
             "claim or question": judged["claim"],
@@ -155,8 +154,7 @@ def claims(tests: pd.DataFrame) -> pd.DataFrame:
                 verdict(row.verdict, tests[tests["claim"] == row.claim]["verdict"]) for row in judged.itertuples()
             ],
             "evidence": [
-                "; ".join(_evidence(row, told.get(claim, {})) for row in tested[tested["claim"] == claim].itertuples())
-                for claim in judged["claim"]
+                "; ".join(map(_evidence, tested[tested["claim"] == claim].itertuples())) for claim in judged["claim"]
             ],
             "runs of each side that would decide it": [
                 _needed(row.verdict, tests[tests["claim"] == row.claim].iloc[0]) for row in judged.itertuples()
@@ -216,8 +214,17 @@ def _needed(verdict: Verdict, test: pd.Series) -> str:
     return (f"more than {max(PLANS)}" if pd.isna(test["needed"]) else f"about {test['needed']:.0f}") + of_each
 
 
-def _evidence(row, told: dict[str, str]) -> str:
-    names = " against ".join(told.get(name, name) for name in (row.variant, row.against))
+def compared(tests: pd.DataFrame) -> list[str]:
+    """What each row of claims.tests sets beside what, in words."""
+    told = {claim.text: claim.told for claim in axes.read().claims}
+    return [
+        " against ".join(told.get(row.claim, {}).get(name, name) for name in (row.variant, row.against))
+        for row in tests.itertuples()
+    ]
+
+
+def _evidence(row) -> str:
+    names = row.compared
     if row.cost in COSTS:
         unit, scale = COSTS[row.cost]
         names += f", {row.least / scale:.3g} to {row.most / scale:.3g} {unit}"

@@ -37,7 +37,7 @@ LEVEL = 0.05  # of all tests of claims together
 COLUMNS = (
     "claim axis question every variant against difference low high seeds seeds_against p_holds p_fails verdict".split()
 )
-COLUMNS += "cost least most".split()
+COLUMNS += "agrees_from agrees_to cost least most".split()
 PLANS = (*range(2, 31), 40, 50, 75, 100)  # seeds of each recipe, of which the fewest that would decide a claim is told
 
 
@@ -48,9 +48,9 @@ def tests(table: pd.DataFrame, models: pd.DataFrame, spread: Spread) -> pd.DataF
     question (whether it is only asked), every (whether the claim is about all of its differences, or about one of
     them), variant and against (what is set beside what), difference (points of top-1), low and high (its 95 %
     interval), seeds and seeds_against (how many runs), p_holds and p_fails (of the tests that it lies, and that it does
-    not lie, where the claim says), verdict (on this difference alone, as if it were the only test), for versions cost
-    (of VERSIONS), and from the least to the most of it that both versions have, and needed (see `_needed`). What was
-    not run has no numbers.
+    not lie, where the claim says), verdict (on this difference alone, as if it were the only test), agrees_from and
+    agrees_to (between which points the claim says that it lies), for versions cost (of VERSIONS), and from the least to
+    the most of it that both versions have, and needed (see `_needed`). What was not run has no other numbers.
     """
     found = _tests(table, models, spread)
     return found.assign(needed=found["claim"].map(_needed(found, table, models, spread)).astype(float))
@@ -120,6 +120,7 @@ def _judged(group: pd.DataFrame) -> tuple:
 def _of_claim(claim: Claim, rows: pd.DataFrame, spread: Spread, planned: Callable[[Seeds], Seeds]) -> list[dict]:
     against = claim.against or (rows.index[0] if len(rows) else "base")
     about = {"claim": claim.text, "axis": claim.axis, "question": claim.question, "every": claim.every}
+    about |= {"agrees_from": claim.low, "agrees_to": claim.high}
     tested, measured = [], rows[["top1", "seeds", "spread"]].to_dict("index")
     for name in claim.variants:
         row = about | {"variant": name, "against": against, "verdict": Verdict.MISSING}
@@ -138,6 +139,7 @@ def _of_versions(models: pd.DataFrame, cost: str, spread: Spread, planned: Calla
     the cost, through means over seeds. The difference is the mean distance of two curves over the costs that both have.
     """
     about = {"claim": VERSIONS[cost], "question": False, "every": True, "cost": cost}
+    about |= {"agrees_from": 0, "agrees_to": math.inf}
     rows = []
     for newer, older in PAIRS:
         row = about | {"variant": newer, "against": older, "verdict": Verdict.MISSING}
@@ -146,7 +148,7 @@ def _of_versions(models: pd.DataFrame, cost: str, spread: Spread, planned: Calla
             means = [planned(Seeds(one.top1, one.seeds, one.std)) for one in found.itertuples()]
             runs = found[found["weight"] != 0].groupby("version")["seeds"].sum()
             row |= found[["least", "most"]].iloc[0].to_dict() | {"seeds": runs[newer], "seeds_against": runs[older]}
-            row |= _judged_difference(spread.contrast(found["weight"], means), 0, math.inf)
+            row |= _judged_difference(spread.contrast(found["weight"], means), row["agrees_from"], row["agrees_to"])
         rows.append(row)
     return rows
 

@@ -7,6 +7,7 @@ import pytest
 from matplotlib.text import Text
 
 from mnv3lib.report import figures
+from mnv3lib.study import ablations, claims, results, statistics
 
 
 @pytest.fixture(autouse=True)
@@ -53,3 +54,23 @@ def test_lines_are_named_at_their_right_ends_and_no_name_hides_another():
     assert boxes["three"].y0 < boxes["one"].y0 < boxes["two"].y0
     assert names["bars"].xy == (3, 2) and names["bars"].get_color() == "black"
     assert all(box.x0 > axes.transData.transform((3, 0))[0] for box in boxes.values())
+
+
+def test_claims_are_drawn_with_their_verdicts_and_where_they_say_that_differences_lie():
+    records = ablations.load_records(ablations.folder())
+    tests = claims.tests(ablations.results(records), results.load_runs(), statistics.seed_spread(records))
+    figure = figures.claims(tests, limits=(-12, 6))
+    (axes,) = figure.axes
+    told = [text.get_text() for text in axes.texts]
+    for verdict in claims.verdicts(tests).itertuples():
+        assert f"{verdict.claim.replace('`', '')}: {verdict.verdict}" in told
+    strides = tests[tests["axis"] == "strides"].iloc[0]  # tens of points lower: outside, and so its band is cut
+    assert f"{strides['difference']:+.1f} (1, 1 runs)" in told
+    (place,) = [text.get_position()[1] for text in axes.texts if text.get_text() == "the paper's against three lowered"]
+    (arrow,) = [line for line in axes.lines if line.get_marker() == "<" and line.get_ydata()[0] == place]
+    assert arrow.get_xdata()[0] == -12
+    (band,) = [
+        box for box in (each.get_datalim(axes.transData) for each in axes.collections) if box.y0 < place < box.y1
+    ]
+    assert (band.x0, band.x1) == (-12, -10)
+    plt.close(figure)

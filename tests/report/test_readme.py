@@ -127,6 +127,14 @@ def test_the_start_page_answers_from_the_records():
     assert "nan" not in text and "None" not in text
 
 
+def test_the_start_page_draws_the_claims_where_page_05_does():
+    table, drawn = (
+        readme.start(pages=[], figures=[], judged=judged, made="") for judged in ("", "<figure id='judged'></figure>")
+    )
+    assert 'aria-label="Claims"' in table and "<figure" not in table
+    assert "<figure id='judged'>" in drawn and 'aria-label="Claims"' not in drawn
+
+
 def test_times_at_equal_accuracy_come_with_what_seeds_can_make_of_them():
     rows = [("v3_small", 0.5, 72.0, 1.0, 20.0), ("v1", 0.25, 70.0, 1.0, 40.0), ("v1", 0.5, 74.0, 4.0, 150.0)]
     rows += [("v2", 0.35, 71.0, 2.0, 50.0), ("v2", 0.5, 73.0, 2.0, 90.0), ("v3_large", 1.0, 76.0, 8.0, 200.0)]
