@@ -94,7 +94,7 @@ def trained(folder, tops):
         made = recipe.make(model=model, width=width, seed=seed)
         store.save(folder, record_of(made, top1) | {"macs": macs * 1e6}, [{"epoch": 1}], None, None)
     table = results.load_runs(folder)
-    return table.assign(latency=table["macs"] / 1e6, parameters=range(len(table)))
+    return table.assign(latency=table["macs"] / 1e6, parameters=range(1, len(table) + 1))
 
 
 def test_versions_are_compared_at_equal_cost(tmp_path):
