@@ -61,12 +61,16 @@ def show_as_text(notebook: nbformat.NotebookNode) -> None:
 
 
 def one_log(notebook: nbformat.NotebookNode) -> None:
-    """Put all that a cell printed into one output, before the others: what is written bit by bit comes in many."""
+    """Put all that a cell printed into one output, before the others: what is written bit by bit comes in many.
+
+    Paths within the repository are told from there: where it lies on this machine is nobody's business.
+    """
     for cell in notebook.cells:
         printed = [output for output in cell.get("outputs", []) if output.output_type == "stream"]
         if printed:
             others = [output for output in cell.outputs if output.output_type != "stream"]
-            log = nbformat.v4.new_output("stream", name="stdout", text="".join(output.text for output in printed))
+            text = "".join(output.text for output in printed).replace(f"{ROOT}/", "")
+            log = nbformat.v4.new_output("stream", name="stdout", text=text)
             cell.outputs = [log, *others]
 
 

@@ -12,6 +12,7 @@ from mnv3lib.report import tables
 from mnv3lib.study import ablations, claims, statistics
 
 CALLS = 1024  # a percentile wants as many
+LONG = 20  # epochs, those of the trained models
 
 
 def numbers(timed: pd.DataFrame, tests: pd.DataFrame, models: Path | None = None, results: Path | None = None) -> dict:
@@ -27,15 +28,19 @@ def numbers(timed: pd.DataFrame, tests: pd.DataFrame, models: Path | None = None
     measured = latency.load_tables(results / "latency")
     speed = headline(measured, networks)
     level = equal(speed, spread.apart())
+    long = [record for record in records if record["recipe"]["epochs"] >= LONG]
     return {
         "networks": networks.to_dict("records"),
         "compared": networks.dropna(subset=["original"]).to_dict("records"),
         "repeated": next((row for row in timed.to_dict("records") if row["recipe"] == "original"), None),
         "ablations": len(records),
         "versions": claims.versions(timed, spread),
-        "small": smaller(networks),
+        "spread_long": statistics.seed_spread(long),
+        "versions_long": claims.versions(timed, statistics.seed_spread(long)),
+        "small": smaller(networks, spread.apart()),
         "ablation": lambda axis, variant: rows.get((axis, variant)),
-        "needed": tests["needed"].dropna().astype(int).sort_values().tolist(),
+        "needed": tests.groupby("claim")["needed"].max().dropna().astype(int).sort_values().tolist(),
+        "missing": ablations.missing(ablations.plan(["claims"], ()), records),
         "spread": spread,
         "apart_of": [
             spread.apart(statistics.Seeds(row.top1, row.seeds, row.deviation))
@@ -136,13 +141,16 @@ def beaten(speed: pd.DataFrame) -> pd.DataFrame:
     return pairs.rename(columns=named)[["runtime", "model", "width", "older", "older_width", "points", "ratio"]]
 
 
-def smaller(networks: pd.DataFrame) -> tuple[dict, dict] | None:
-    """(the most accurate network of V1 or V2 that beats a V3 with fewer parameters, the most accurate such V3)."""
+def smaller(networks: pd.DataFrame, apart: float) -> tuple[list[dict], dict] | None:
+    """(the most accurate network of V1 or V2 that beats a V3 with fewer parameters, and those of both that have fewer
+    still and are less than `apart` points behind; the most accurate such V3)."""
     newer = networks["model"].str.startswith("v3")
     for older in networks[~newer].sort_values("top1", ascending=False).to_dict("records"):
         beaten = networks[newer & (networks["top1"] < older["top1"]) & (networks["parameters"] > older["parameters"])]
         if len(beaten):
-            return older, beaten.loc[beaten["top1"].idxmax()].to_dict()
+            leaner = networks[~newer & (networks["parameters"] < older["parameters"])]
+            leaner = leaner[leaner["top1"] > older["top1"] - apart].sort_values("parameters", ascending=False)
+            return [older, *leaner.to_dict("records")], beaten.loc[beaten["top1"].idxmax()].to_dict()
     return None
 
 

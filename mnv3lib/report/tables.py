@@ -12,7 +12,7 @@ from IPython.display import HTML
 
 from mnv3lib.recipe import short
 from mnv3lib.study import axes, results
-from mnv3lib.study.claims import PLANS, Verdict, verdicts
+from mnv3lib.study.claims import LEVEL, PLANS, Verdict, verdicts
 
 HEADINGS = {  # of columns that several tables have, parameters and MACs in millions
     "parameters": "parameters (M)",
@@ -169,14 +169,16 @@ def versions(found: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for row in found.itertuples():
         unit, scale = COSTS[row.cost]
-        judged = "not decided" if row.low <= 0 <= row.high else f"{row.newer if row.low > 0 else row.older} is ahead"
+        ahead = f"{row.newer if row.difference > 0 else row.older} is ahead"
+        known = row.low == row.low
         rows.append(
             {
                 "at equal": names[row.cost],
                 "compared": f"{row.newer} with {row.older}",
                 "difference (points)": f"{row.difference:+.1f}",
-                "95 % interval": f"{row.low:+.1f} to {row.high:+.1f}" if row.low == row.low else "–",
-                "judged alone": judged if row.low == row.low else "–",
+                "95 % interval": f"{row.low:+.1f} to {row.high:+.1f}" if known else "–",
+                "judged alone": ("not decided" if row.low <= 0 <= row.high else ahead) if known else "–",
+                "all together": ("not decided" if row.p_together >= LEVEL else ahead) if known else "–",
                 "over": f"{row.least / scale:.3g} to {row.most / scale:.3g} {unit}",
                 "from one end to the other": f"{row.at_least:+.1f} to {row.at_most:+.1f}",
             }

@@ -158,7 +158,8 @@ def versions(models: pd.DataFrame, spread: Spread) -> pd.DataFrame:
 
     models and spread: as for `tests`; V3 against V1 is here too, which no claim is about. Columns: cost (of VERSIONS),
     newer, older, least and most (the costs that both have), difference (mean distance of the curves, in points), low
-    and high (its 95 % interval), at_least and at_most (their distance at these two costs).
+    and high (its 95 % interval), p_together (that it is none, with Holm's correction over these rows), at_least and
+    at_most (their distance at these two costs).
     """
     rows = []
     for cost in VERSIONS:
@@ -170,9 +171,10 @@ def versions(models: pd.DataFrame, spread: Spread) -> pd.DataFrame:
                 ends = {f"at_{end}": found["top1"] @ found[f"weight_{end}"] for end in ("least", "most")}
                 row = {"cost": cost, "newer": newer, "older": older, **found[["least", "most"]].iloc[0]} | ends
                 row |= {"difference": mean.points, "low": mean.points - mean.half, "high": mean.points + mean.half}
-                rows.append(row)
-    columns = "cost newer older least most difference low high at_least at_most".split()
-    return pd.DataFrame(rows, columns=columns)
+                rows.append(row | {"p": mean.p_outside(0, 0)})
+    columns = "cost newer older least most difference low high p at_least at_most".split()
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(p_together=statistics.holm(table["p"].astype(float))).drop(columns="p")
 
 
 def curves(models: pd.DataFrame, cost: str, newer: str, older: str) -> pd.DataFrame:

@@ -1,6 +1,8 @@
 """What the figures share, and what those without a module of their own must show."""
 
+import io
 import itertools
+import warnings
 
 import matplotlib.pyplot as plt
 import pytest
@@ -73,4 +75,7 @@ def test_claims_are_drawn_with_their_verdicts_and_where_they_say_that_difference
         box for box in (each.get_datalim(axes.transData) for each in axes.collections) if box.y0 < place < box.y1
     ]
     assert (band.x0, band.x1) == (-12, -10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # what is warned of is printed on the page
+        figure.savefig(io.BytesIO())
     plt.close(figure)
