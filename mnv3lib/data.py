@@ -313,6 +313,11 @@ def normalisation(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float,
     return tuple(mean.tolist()), tuple(deviation.tolist())
 
 
+def some(images: torch.Tensor, count: int) -> torch.Tensor:
+    """As many of the images, always the same ones."""
+    return images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count]]
+
+
 def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
     """uint8 [n, height, width, 3] to float32 [n, 3, height, width] (channels last in memory), normalised."""
     scale = torch.tensor([1 / (255 * deviation) for deviation in std])

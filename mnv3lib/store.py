@@ -35,6 +35,7 @@ WEIGHTS, RECORD, HISTORY, PREDICTIONS = "weights.safetensors", "record.json", "h
 HISTORY_COLUMNS = ["epoch", "learning_rate", "train_loss", "train_top1", "test_top1", "seconds"]
 PREDICTIONS_ARRAYS = ("labels", "classes", "probabilities")
 HEADER = "mnv3lib"  # the entry of a weights file that tells all of the network, as JSON
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,199}"  # of a run; a recipe's has 171 at most
 OLD_FORMAT = "mnv3lib-1"  # had an entry for each thing
 MOST_BYTES = 64 * 2**20  # of a record, a history, or predictions unpacked; they have less than one hundredth of it
 
@@ -54,7 +55,8 @@ def trials_folder() -> Path:
 
 
 def folder_for(made: Recipe) -> Path:
-    """Where a new run goes: `models_folder`, or `trials_folder` if it is on other data, on a part of it, or shorter.
+    """Where a new run goes: `models_folder`, or `trials_folder` if it is on other data, on a part of it, or shorter, or
+    starts from a trained network.
 
     Such a run is a trial and no model of the report, which is made from `models_folder`.
     """
@@ -65,7 +67,7 @@ def folder_for(made: Recipe) -> Path:
 def run_folder(run: str, folder: Path | None = None) -> Path:
     """The folder of a run; a name that is none (a path, say) raises InputError."""
     run = str(run)
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,199}", run):  # a recipe's has 171 at most
+    if not re.fullmatch(NAME, run):
         mend = "use letters, digits and _ . + - alone"
         with suppress(OSError):  # of a name that is too long for a path
             if any(((path := Path(run)) / file).is_file() for file in (RECORD, WEIGHTS)):
@@ -77,11 +79,12 @@ def run_folder(run: str, folder: Path | None = None) -> Path:
 def runs(folder: Path | None = None, *having: str) -> list[str]:
     """The names of the runs in `folder` that have a record, in order, and one of the files `having`, if any is named.
 
-    Nothing is changed there.
+    A folder whose name is none of a run, as of a copy, is left out. Nothing is changed there.
     """
     folder = Path(folder or models_folder())
     found = [*folder.glob(f"[!.]*/{RECORD}"), *folder.glob(f"{OLD}*/{RECORD}")]
     names = sorted({path.parent.name.removeprefix(OLD) for path in found})
+    names = [name for name in names if re.fullmatch(NAME, name)]
     return [run for run in names if not having or any(has(run, file, folder) for file in having)]
 
 
@@ -254,7 +257,7 @@ def load_record(run: str, folder: Path | None = None) -> dict:
     with _reading(path, "record of a run"):
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["run"] != run:
-            raise InputError(f"it is the record of {str(record['run'])[:100]!r}")
+            raise InputError(f"it is the record of {str(record['run'])[:100]!r}, move its folder away")
         made = {name: value for name, value in record["recipe"].items() if name in DEFAULTS}
         classes = CLASSES.get(made.get("dataset", DEFAULTS["dataset"]), ())
         record["recipe"] = Recipe(**{"num_classes": len(classes) or DEFAULTS["num_classes"]} | made).as_dict()

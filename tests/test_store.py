@@ -163,6 +163,14 @@ def test_record_history_and_predictions_come_back(folder):
     assert store.runs(folder) == [RUN]
 
 
+def test_a_copy_of_a_runs_folder_is_no_run(folder):
+    shutil.copytree(folder / RUN, folder / f"{RUN} (copy)")
+    assert store.runs(folder) == [RUN]
+    shutil.copytree(folder / RUN, folder / "renamed")
+    with pytest.raises(InputError, match=r"it is the record of .*, move its folder away"):
+        store.load_record("renamed", folder)
+
+
 def test_record_alone(tmp_path):
     record, history, _, _ = make_parts()
     target = store.save(tmp_path, record, history, None, None)

@@ -36,6 +36,8 @@ def run(options: argparse.Namespace) -> None:
     from mnv3lib.study import corruptions, evaluation
 
     use_threads(options)
+    if options.html and options.recorded:
+        options.parser.error("--html shows the images, and --recorded reads none: leave one out")
     if options.html:
         writing.check_suffix(options.html, ".html", ".htm")
     if options.corruptions:
@@ -54,7 +56,9 @@ def run(options: argparse.Namespace) -> None:
     )
     if options.html:
         if not any(one.files for one in evaluations):
-            raise InputError("--html shows your own images: name a run on such, whose images are where they were")
+            raise InputError(
+                "--html shows your own test images: name a run on such that are where they were, and no hold-out run"
+            )
         with writing.replacing(options.html) as temporary:
             temporary.write_text(mistakes.page(evaluations), encoding="utf-8")
         note(f"the worst mistakes are in {options.html}")

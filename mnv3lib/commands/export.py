@@ -38,6 +38,8 @@ def run(options: argparse.Namespace) -> None:
     page = options.format == "html"
     if options.record and options.format != "onnx-int8":
         options.parser.error("--record is of --format onnx-int8")
+    if page and options.with_preprocessing:
+        options.parser.error("--with-preprocessing is not of --format html, whose page reads pictures by itself")
     if options.out and len(options.runs) > 1 and not page:
         options.parser.error("--out is of one RUN, or of --format html")
     from mnv3lib.deploy import export, formats

@@ -49,6 +49,7 @@ def run(options: argparse.Namespace) -> None:
     from mnv3lib import data
     from mnv3lib.study import importing
 
+    importing.check(options.file, options.run, options.models)
     dataset = data.load(name or data.name_of(options.data), options.data, options.image_size, log=note)
     record = importing.import_pth(
         options.file,

@@ -57,7 +57,9 @@ def add(command) -> None:
         "--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: the CPU, and a GPU if there is one"
     )
     command.add_argument("--seconds", type=float, default=2.0, help="how long each measurement takes at most")
-    command.add_argument("--calls", type=positive, default=200, help="how many calls each contestant makes at most")
+    command.add_argument(
+        "--calls", type=positive, default=200, help="how many calls each makes at most (and five at least)"
+    )
     command.add_argument(
         "--accuracy", action="store_true", help="classify CIFAR-100's test set with each file of a trained model, too"
     )
@@ -75,13 +77,19 @@ def run(options: argparse.Namespace) -> None:
         options.parser.error(f"--training takes {takes}")
     if options.layers and not options.training:
         options.parser.error("--layers is about --training")
+    theirs = {"default", "eager", "channels_last", "all"}  # those of latency.AS_THEY_COME, which is slow to import
+    if options.peers and not theirs & set(options.runtime):
+        options.parser.error("--peers are measured with default, eager and channels_last: add one to --runtime")
     import pandas as pd
 
     from mnv3lib import data, store, writing
     from mnv3lib.deploy import latency, training_speed
 
-    if options.out and options.out.suffix == ".csv":  # said before anything is measured
+    is_file = options.out and options.out.suffix.lower() == ".csv"
+    if is_file:  # said before anything is measured
         writing.check_is_text(options.out)
+    elif options.out and options.out.exists() and not options.out.is_dir():
+        raise InputError(f"{options.out} is no folder: name one, or a file that ends in .csv")
     if options.training:
         pairs = training_speed.NETWORKS
         if options.model or options.width:
@@ -117,12 +125,12 @@ def run(options: argparse.Namespace) -> None:
             calls=options.calls,
             dataset=data.load("cifar100", options.data) if options.accuracy else None,
         )
+    print(as_text(table, options.format), end="")
     if options.out:
-        path = options.out if options.out.suffix == ".csv" else options.out / latency.file_name(table)
+        path = options.out if is_file else options.out / latency.file_name(table)
         with writing.replacing(path) as temporary:
             temporary.write_text(as_text(table, "csv"), encoding="utf-8")
         note(f"written to {path}")
-    print(as_text(table, options.format), end="")
 
 
 def as_text(table, how: str) -> str:

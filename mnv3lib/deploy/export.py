@@ -11,7 +11,7 @@ import torch
 from mnv3lib import data, store, writing
 from mnv3lib.data import Split
 from mnv3lib.deploy import FORMATS, formats, int8, onnx_files, timing, webpage
-from mnv3lib.deploy.formats import CALIBRATION, sized, some
+from mnv3lib.deploy.formats import CALIBRATION, sized
 from mnv3lib.errors import InputError, choose
 
 
@@ -39,7 +39,7 @@ def export(
     quantized = file_format.endswith("-int8")
     images, dataset = _real(run, models, data_folder, needed=quantized)
     test = Split(sized(dataset.test.images, images.shape[1]), dataset.test.labels) if quantized else None
-    calibration = sized(some(dataset.train.images, CALIBRATION), images.shape[1]) if quantized else None
+    calibration = sized(data.some(dataset.train.images, CALIBRATION), images.shape[1]) if quantized else None
     if not file_format.startswith("onnx"):
         facts = formats.write(network, path, file_format, images, run=run, calibration=calibration, test=test)
         return facts | {"images": len(images)}

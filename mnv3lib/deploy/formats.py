@@ -121,11 +121,6 @@ def together(images: torch.Tensor) -> torch.Tensor:
     return torch.cat(list(floats(images)))
 
 
-def some(images: torch.Tensor, count: int) -> torch.Tensor:
-    """As many of the images, always the same ones."""
-    return images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count]]
-
-
 def sized(images: torch.Tensor, size: int) -> torch.Tensor:
     """uint8 images [n, height, width, 3] resampled to `size` pixels a side where they differ."""
     if images.shape[1] == size:

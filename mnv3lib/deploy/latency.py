@@ -13,9 +13,9 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from mnv3lib import cost, store
-from mnv3lib.data import Dataset, Split
+from mnv3lib.data import Dataset, Split, some
 from mnv3lib.deploy import RUNTIMES, WIDTHS, formats, peers
-from mnv3lib.deploy.formats import CALIBRATION, sized, some
+from mnv3lib.deploy.formats import CALIBRATION, sized
 from mnv3lib.deploy.runtimes import ANYWHERE, Runner, int8_instructions
 from mnv3lib.deploy.served import Served
 from mnv3lib.deploy.timing import CALLS, measure, milliseconds, random_images, stamp
@@ -198,6 +198,8 @@ def compare(
                     contestants[len(rows)] = runner.contestant(runtime, images, count)
                     rows.append(fact | {"device": device, "batch": batch, "runtime": runtime})
                     rows[-1] |= {"file_mb": _megabytes(runner, runtime)}
+            if not contestants:  # a group of other libraries' networks alone
+                continue
             title = f"{device}, batch {batch}, threads {count}"
             times = measure(contestants, threads=count, seconds=seconds, calls=calls, title=title).drop(columns="name")
             for row, contestant in zip(rows, contestants.values(), strict=True):

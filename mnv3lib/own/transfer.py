@@ -45,6 +45,8 @@ def plan(
     images of one's own, the lowered strides follow the size of the images, and where an epoch would have fewer than FEW
     batches, batches are of SMALL images, at a learning rate that is as much lower.
     """
+    if not isinstance(dataset, Dataset):
+        raise InputError(f"dataset {dataset!r}: give what mnv3lib.data.folder or mnv3lib.data.load returns")
     recipe = recipe or ("finetune" if start else "modern")
     if recipe == "finetune" and not start:
         raise InputError("recipe finetune: name a trained network to start from")
@@ -54,10 +56,11 @@ def plan(
         shape = {name: getattr(source.architecture, name) for name in TAKEN}
         for name in FIXED:
             if changes.get(name, shape[name]) != shape[name]:
-                has = f"the network to start from has {shape[name]}: give that, or none"
+                has = f"the network to start from has {shape[name]}: give that, or leave it out"
                 raise InputError(f"{name} {changes[name]}: {has}")
         fields |= shape | {"image_sizes": [source.size]}
-    sizes = recipes.make(recipe, image_sizes=changes["image_sizes"]).image_sizes if "image_sizes" in changes else ()
+    asked = {name: changes[name] for name in ("image_sizes", "epochs") if name in changes}
+    sizes = recipes.make(recipe, **asked).image_sizes if "image_sizes" in changes else ()
     if dataset.digest:
         size = dataset.train.images.shape[1]
         if sizes and dataset.test_files and max(sizes) != size:

@@ -70,6 +70,8 @@ def make(
         raise InputError(f"there are no notebooks in {notebooks}")
     for page in all_pages:
         check_parameters(page.path, parameters.get(page.name, {}))
+    if models and not models.is_dir():
+        raise InputError(f"there is no folder {models}: name the one with the trained models")
     models = models or store.models_folder()
     ours = output.resolve() == ROOT / "report"
     figures = figures or (ROOT / "figures" if ours else output.with_name(f"{output.name}_figures"))
@@ -115,22 +117,25 @@ def make(
         index = readme.start(models, pages=all_pages, figures=shown, judged=judged, made=made)
         (work / "pages" / "index.html").write_text(index, encoding="utf-8")
         (work / "pages" / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-        new = {file.name: file for file in _figures(work / "figures")}
+        written = (work / "figures").glob("[0-9][0-9]_*")
+        new = {path.name: path for path in sorted(written) if path.suffix in (".svg", ".png", ".csv")}
+        gone = _figures_of(output) - new.keys()
         with ExitStack() as copies:  # a full disk shows before anything is replaced
             for name, figure in new.items():
                 copy = copies.enter_context(writing.replacing(figures / name))
                 shutil.copyfile(figure, copy)
                 writing.sync(copy)
             writing.move_folder(work / "pages", output)
-        for old in _figures(figures):
-            if old.name not in new and not old.name.startswith(old_figures):
-                old.unlink()
+        for name in gone:
+            if not name.startswith(old_figures):
+                (figures / name).unlink(missing_ok=True)
     return output / "index.html"
 
 
-def _figures(folder: Path) -> list[Path]:
-    """The files of the figures that notebooks have written to `folder`."""
-    return [path for path in sorted(folder.glob("[0-9][0-9]_*")) if path.suffix in (".svg", ".png", ".csv")]
+def _figures_of(output: Path) -> set[str]:
+    """The names of the files of figures, and of their tables, that the pages in `output` have links to."""
+    links = r'href="[^"]*/(\d\d_[^"/]+\.(?:svg|png|csv))"'
+    return {name for page in output.glob("*.html") for name in re.findall(links, page.read_text(encoding="utf-8"))}
 
 
 def figure_of(folder: Path, name: str) -> str:

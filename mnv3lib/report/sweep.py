@@ -97,7 +97,10 @@ def read(path: Path, make: Callable[..., Recipe] = recipe.make) -> list[Recipe]:
             raise KeyError
     except (yaml.YAMLError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path} should have a list of grids under `runs` and, if anything, `common`") from None
-    return [made for fields in grids for made in grid(make, **fields)]
+    found = [made for fields in grids for made in grid(make, **fields)]
+    if not found:
+        raise InputError(f"{path} has no runs: each grid under `runs` needs a value for each of its fields")
+    return found
 
 
 def distinct(recipes: Iterable[Recipe]) -> list[Recipe]:

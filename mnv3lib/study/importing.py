@@ -178,6 +178,15 @@ def _timm_place(key: str, state: dict) -> list[int]:
         raise InputError(f"tensor {one_line(key)} is in no V2 or V3 of timm") from None
 
 
+def check(path: Path, run: str, models: Path) -> None:
+    """Raise InputError if there is no file `path`, or if the run is there already: known before any image is read."""
+    target = store.run_folder(run, models)
+    if target.exists():
+        raise InputError(f"{target} exists: choose another name or move it away")
+    if not Path(path).is_file():
+        raise InputError(f"there is no file {path}")
+
+
 def import_pth(
     path: Path,
     run: str,
@@ -198,9 +207,7 @@ def import_pth(
     it was trained with; else the normalisation is the data set's here. `weights`: see `read_pth`.
     """
     whole("image size", size, *SIZES)
-    target = store.run_folder(run, models)
-    if target.exists():
-        raise InputError(f"{target} exists: choose another name or move it away")
+    check(path, run, models)
     found = read_pth(path, weights)
     try:
         state = found.tensors

@@ -72,7 +72,7 @@ def label(
     """
     files = find_images(paths, recursive)
     models = models or store.models_folder()
-    named = list(runs)
+    named = list(dict.fromkeys(runs))
     runs = named or store.runs(models, store.WEIGHTS)
     if not runs:
         raise InputError(f"there are no trained models in {models}: train one with mnv3 train")

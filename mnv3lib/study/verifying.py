@@ -70,6 +70,8 @@ def retrained(
         raise InputError(f"epochs {epochs}: {run} has {made.epochs}, choose from 1 to {made.epochs}")
     data.need(record, data_folder)
     history = store.load_history(run, models)[:epochs]
+    if len(history) < epochs:
+        raise InputError(f"epochs {epochs}: the history of {run} has only {len(history)}, name as many or fewer")
     dataset = data.of_run(record, data_folder)
     start, found = transfer.find(made.start, models) if made.start else (None, "")
     if found != made.start:

@@ -78,6 +78,13 @@ def test_train_tells_what_is_wrong_before_it_reads_images(tmp_path, monkeypatch,
         (["train", "--width", "0"], 1, "width 0"),
         (["train", "--model", "medium"], 1, "unknown model 'medium': choose from v1, v2, v3_small, v3_large"),
         (["train", "--lowered-strides", "9"], 1, "lowered_strides 9"),
+        (["evaluate", "--recorded", "--html", "page.html"], 2, "--html shows the images, and --recorded reads none"),
+        (
+            ["export", "a", "--format", "html", "--with-preprocessing"],
+            2,
+            "--with-preprocessing is not of --format html",
+        ),
+        (["import", "nowhere.pth", "--run", "a", "--model", "small"], 1, "there is no file nowhere.pth"),
     ],
 )
 def test_an_error_is_one_line(options, code, message, capsys):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import mnv3lib
-from mnv3lib import InputError, store
+from mnv3lib import InputError, data, store
 from mnv3lib.commands import main
 from mnv3lib.inference import as_pixels, load_image
 from mnv3lib.own import transfer
@@ -108,6 +108,15 @@ def test_an_old_checkpoint_on_ones_own_images_becomes_a_run(place, capsys):
     assert error.startswith("mnv3: error: old.pth does not fit v3_small 0.5") and not (place / "models/older").exists()
 
 
+def test_more_sizes_than_the_usual_epochs_are_right_where_there_are_more_epochs():
+    sizes = list(range(8, 33))
+    assert transfer.plan(data.unread("digits"), epochs=30, image_sizes=sizes)[0].image_sizes == tuple(sizes)
+    with pytest.raises(InputError, match="25 sizes in 20 epochs"):
+        transfer.plan(data.unread("digits"), image_sizes=sizes)
+    with pytest.raises(InputError, match=r"dataset 'flowers': give what mnv3lib\.data\.folder or"):
+        transfer.plan("flowers")
+
+
 def test_what_is_wrong_is_one_line(place, capsys):
     for options, line in (
         (["train", "--data", "nowhere"], "there is no folder nowhere"),
@@ -129,7 +138,7 @@ def test_a_network_to_start_from_has_its_shape(place, capsys):
     said(capsys, "train", "--data", "shapes", *QUICK)
     begun = ["train", "--data", "shapes", "--epochs", "1", "--variant", "begun", "--from"]
     for start, more, line in (
-        (FIRST, ["--width", "0.5"], "width 0.5: the network to start from has 0.25: give that, or none"),
+        (FIRST, ["--width", "0.5"], "width 0.5: the network to start from has 0.25: give that, or leave it out"),
         (FIRST, ["--model", "v2"], "model v2: the network to start from has v3_small"),
         ("none/weights.safetensors", [], "there is no file none/weights.safetensors"),
         ("shapes/circle/000.png", [], "shapes/circle/000.png is no file of weights that mnv3lib wrote"),

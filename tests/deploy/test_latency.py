@@ -243,6 +243,21 @@ def test_command_line(models, tmp_path, capsys):
     assert "1 of the 2 measurements are noisy (an interquartile range wider than 15% of the median)" in shown
     assert main(["latency", "no_such_run", "--models", str(models)]) == 1
     assert "no_such_run" in capsys.readouterr().err
+    (tmp_path / "note.txt").write_text("a note")
+    assert main([*common, "--batch", "1", "--out", str(tmp_path / "note.txt")]) == 1
+    shown = capsys.readouterr()
+    assert "is no folder: name one, or a file that ends in .csv" in shown.err and not shown.out
+    assert main([*common, "--batch", "1", "--out", str(tmp_path / "two.CSV")]) == 0 and (tmp_path / "two.CSV").is_file()
+    with pytest.raises(SystemExit):
+        main([*common, "--peers", "--runtime", "onnxruntime"])
+    assert "add one to --runtime" in capsys.readouterr().err
+
+
+def test_networks_of_other_libraries_that_no_runtime_takes_leave_the_rest_measured(monkeypatch):
+    monkeypatch.setattr(latency, "PROCESSES", 0)  # so that each shape is a group of its own
+    ours, theirs = latency.subjects([], ["v3_small"], [0.25]), latency.theirs(["v2"])
+    table = latency.compare([*ours, *theirs], runtimes=["folded", "onnxruntime"], batches=[1], seconds=0.01, calls=5)
+    assert set(table["model"]) == {"v3_small"}
 
 
 def measured(**milliseconds) -> pd.DataFrame:

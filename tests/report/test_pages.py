@@ -101,7 +101,9 @@ def test_code_is_folded_or_left_out_and_findings_come_first(tmp_path):
     def cell(number: int, *tags: str):
         output = new_output("display_data", data={"text/markdown": f"a sentence {number}"})
         printed = [
-            new_output("stream", name=name, text=f"{name} {number}\n") for name in ("stdout", "stderr") if tags == ()
+            new_output("stream", name=name, text=f"{ROOT}/{name} {number}\n")
+            for name in ("stdout", "stderr")
+            if tags == ()
         ]
         outputs = [*printed, output]
         return new_code_cell(f"code_{number} = 0", metadata={"tags": list(tags)} if tags else {}, outputs=outputs)
@@ -164,15 +166,19 @@ def test_only_pages_that_changed_are_made_again(make, notebooks, tmp_path):
         "03_third": ["models/linear.csv", "models/run/record.json", "tables/one.csv"],
     }
     record.unlink()
-    for name in ("01_old.png", "02_old.png"):
+    for name in ("01_old.png", "02_old.png", "02_holiday.png"):
         (tmp_path / "figures" / name).write_bytes(b"a figure")
+    for name in ("01_old", "02_old"):  # the third is no figure of the report
+        page = next(folder.glob(f"{name[:2]}_*.html"))
+        page.write_text(page.read_text() + f'<a class="full" href="../figures/{name}.png">')
     before = {page.name: page.read_bytes() for page in folder.glob("0*.html")}
     make(changed=True)
     assert outdated() == {}
     after = {page.name: page.read_bytes() for page in folder.glob("0*.html")}
     assert [name for name in before if before[name] != after[name]] == ["02_second.html", "03_third.html"]
     assert "42" in after["02_second.html"].decode()
-    assert not (tmp_path / "figures" / "02_old.png").exists() and (tmp_path / "figures" / "01_old.png").exists()
+    left = {name: (tmp_path / "figures" / name).exists() for name in ("01_old.png", "02_old.png", "02_holiday.png")}
+    assert left == {"01_old.png": True, "02_old.png": False, "02_holiday.png": True}
     (notebooks / "report.yaml").write_text("parameters: {01_first: {count: 5}}\n")
     assert outdated() == {"01_first": ["report.yaml"]}
     write_notebook(notebooks / "04_fourth.ipynb", "1")
@@ -191,12 +197,15 @@ def test_another_report_leaves_the_checkouts_figures(notebooks, tmp_path, monkey
     figures = tmp_path / "figures"
     figures.mkdir()
     (figures / "01_old.png").write_bytes(b"")
+    (tmp_path / "models").mkdir()
     places = {"notebooks": notebooks, "models": tmp_path / "models", "log": str}
     pages.make(output=tmp_path / "mine", **places)
     assert [path.name for path in figures.iterdir()] == ["01_old.png"]
     assert [path.name for path in (tmp_path / "mine_figures").iterdir()] == ["01_new.png"]
     pages.make(output=tmp_path / "report", **places)
-    assert [path.name for path in figures.iterdir()] == ["01_new.png"]
+    assert sorted(path.name for path in figures.iterdir()) == ["01_new.png", "01_old.png"]
+    with pytest.raises(InputError, match=r"there is no folder .*/model: name the one with the trained models"):
+        pages.make(output=tmp_path / "report", **places | {"models": tmp_path / "model"})
 
 
 def test_the_folder_one_is_in_is_no_place_for_a_report(tmp_path, monkeypatch, capsys):

@@ -225,6 +225,14 @@ def test_bad_file_is_named(tmp_path, text):
         sweep.read(path)
 
 
+@pytest.mark.parametrize("text", ["runs: []", "runs: [{model: v1, width: []}]"])
+def test_a_file_without_runs_is_no_success(tmp_path, text):
+    path = tmp_path / "runs.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"runs\.yaml has no runs"):
+        sweep.read(path)
+
+
 def test_unknown_field_and_value_are_named(tmp_path):
     path = tmp_path / "runs.yaml"
     path.write_text("runs: [{widht: 1}]")

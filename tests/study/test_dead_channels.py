@@ -1,10 +1,12 @@
 """Dead channels are counted where they are, and nowhere else; gates are those that multiply."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
-from mnv3lib import build, training
+from mnv3lib import build, data, training
 from mnv3lib.blocks import InvertedResidual, SqueezeExcitation
 from mnv3lib.study import dead_channels
 
@@ -42,6 +44,19 @@ def test_a_channel_is_dead_when_its_activation_never_moves():
     assert counted.loc["features.2.block.0"].to_list() == ["ReLU", 40, 3]
     assert counted.loc["features.5.block.0"].to_list() == ["Hardswish", 96, 3]
     assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_a_record_counts_on_all_classes_of_images_of_ones_own(monkeypatch, few_digits, tiny):
+    """They lie class by class, and a channel that answers to the last class alone is not dead."""
+    labels = torch.arange(3).repeat_interleave(700)
+    images = labels.to(torch.uint8)[:, None, None, None].expand(-1, 32, 32, 3)
+    own = dataclasses.replace(few_digits, train=data.Split(images, labels), digest="0123456789ab")
+    seen = []
+    monkeypatch.setattr(dead_channels, "resize", lambda images, size: seen.append(images) or images)
+    network = fresh("v3_small", 0.25)
+    network.mean, network.std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    dead_channels.of_run(training.Fit(tiny(split="full"), network, [], {}, {}), own)
+    assert len(seen[0].unique()) == 3
 
 
 def test_gates_are_those_that_multiply():

@@ -72,6 +72,12 @@ def test_a_broken_file_is_named_and_the_rest_is_labelled(models, folder, capsys)
     assert list(rows[0]) == ["run", "image", "rank", "class", "probability"]
 
 
+def test_a_run_that_is_named_twice_guesses_once(models, folder):
+    first, second = store.runs(models)
+    once = labelling.label([folder], [second, first], models=models)
+    assert labelling.label([folder], [second, first, second], models=models) == once
+
+
 def test_runs_on_other_data_are_not_mixed_in(models, folder, tmp_path):
     """A bee is no digit: runs on CIFAR-100 alone are asked, where there are some."""
     mixed = shutil.copytree(models, tmp_path / "mixed")

@@ -105,6 +105,10 @@ def test_what_cannot_be_verified_is_one_line(made, capsys):
     folder, run = made
     with pytest.raises(InputError, match="has 2, choose from 1 to 2"):
         verifying.retrained(run, 3, folder)
+    history = folder / run / store.HISTORY
+    history.write_text("".join(history.read_text().splitlines(keepends=True)[:2]))
+    with pytest.raises(InputError, match=r"epochs 2: the history of .* has only 1, name as many or fewer"):
+        verifying.retrained(run, 2, folder)
     (folder / run / store.WEIGHTS).unlink()
     with pytest.raises(InputError, match="without weights: --retrain"):
         verifying.measured(run, folder)
