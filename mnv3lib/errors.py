@@ -1,6 +1,7 @@
 """What goes wrong: the exceptions that the command line tells in one line, and the checks that raise the first."""
 
 import math
+import numbers
 import os
 import re
 from pathlib import Path
@@ -42,14 +43,14 @@ def choose(what: str, value, choices) -> None:
 
 def within(name: str, value, low: float, high: float, *, above: bool = False) -> None:
     """Raise InputError unless `value` is a number with low <= value <= high (`above`: low < value)."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) < math.inf
     if not number or not low <= value <= high or (above and value == low):
         raise InputError(f"{name} {value!r}: give a number {'above' if above else 'from'} {low:g}, at most {high:g}")
 
 
 def whole(name: str, value, low: int, high: int) -> None:
-    """Raise InputError unless `value` is an int with low <= value <= high."""
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+    """Raise InputError unless `value` is an integer, NumPy's too, with low <= value <= high."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not low <= value <= high:
         raise InputError(f"{name} {value!r}: give a whole number from {low} to {high}")
 
 

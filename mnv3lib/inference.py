@@ -3,6 +3,7 @@
 import copy
 import ctypes
 import io
+import numbers
 import os
 import platform
 import re
@@ -29,6 +30,7 @@ from mnv3lib.networks import MobileNet, evaluating
 if TYPE_CHECKING:
     import pandas
 
+ROUNDING = 1e-5  # that floats may lie outside 0 to 1
 BACKGROUND = (255, 255, 255)  # of cut-out images: CIFAR-100's own stand on white
 BYTES = bytes | bytearray | memoryview
 PLUGINS = (  # how a file begins, what it is, which module lets Pillow read it, and that one's package
@@ -187,9 +189,9 @@ def guess(network: MobileNet, pixels: torch.Tensor, top: int | None = None) -> l
     if not network.classes:
         raise InputError("the network has no names of classes: load a trained one with mnv3lib.load")
     top = min(5, len(network.classes)) if top is None else top
-    if not isinstance(top, int) or not 1 <= top <= len(network.classes):
-        raise InputError(f"top {top}: choose from 1 to {len(network.classes)}, the number of classes")
-    classes, probabilities = top_k(logits(network, pixels, pixels.shape[1], batch_size=100), top)
+    if not isinstance(top, numbers.Integral) or not 1 <= top <= len(network.classes):
+        raise InputError(f"top {top}: choose a whole number from 1 to {len(network.classes)}, how many classes it has")
+    classes, probabilities = top_k(logits(network, pixels, pixels.shape[1], batch_size=100), int(top))
     named = [[network.classes[index] for index in row] for row in classes.tolist()]
     return [list(zip(*row, strict=True)) for row in zip(named, probabilities.tolist(), strict=True)]
 
@@ -258,10 +260,10 @@ def _from_array(values: np.ndarray | torch.Tensor, name: str) -> Image.Image:
         values = values.detach().cpu().to(torch.float32 if is_float else torch.uint8).numpy()
         values = values.transpose(1, 2, 0) if len(shape) == 3 else values
     if is_float:
-        if not (values.min() >= 0 and values.max() <= 1):
+        if not (values.min() >= -ROUNDING and values.max() <= 1 + ROUNDING):
             low, high = values.min(), values.max()
             raise InputError(f"{name} has floats from {low:.3g} to {high:.3g}: give them from 0 to 1, not normalised")
-        values = np.rint(values * 255).astype(np.uint8)
+        values = np.rint(values.clip(0, 1) * 255).astype(np.uint8)
     return Image.fromarray(
         np.ascontiguousarray(values.squeeze(-1) if channels == 1 and len(shape) == 3 else values)
     ).convert("RGB")

@@ -109,6 +109,7 @@ class Architecture:
                 continue
             elif name in WHOLE:
                 whole(name, value, *WHOLE[name])
+                object.__setattr__(self, name, int(value))  # JSON knows none of NumPy's
             elif field.type in (float, float | None):
                 within(name, value, 0, MOST.get(name, 1), above=name in ABOVE_ZERO)
                 object.__setattr__(self, name, float(value))  # a width of 1 is one of 1.0, in names and digests too
@@ -212,6 +213,7 @@ class Recipe(Architecture):
         object.__setattr__(self, "image_sizes", tuple(self.image_sizes))  # JSON and YAML have lists
         for size in self.image_sizes:
             whole("image_sizes", size, *SIZES)
+        object.__setattr__(self, "image_sizes", tuple(map(int, self.image_sizes)))
         if len(self.image_sizes) > self.epochs:  # it would be measured at a size that it was never trained at
             count = len(self.image_sizes)
             raise InputError(f"image_sizes: {count} sizes in {self.epochs} epochs: give {count} epochs or fewer sizes")

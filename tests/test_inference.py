@@ -299,6 +299,9 @@ def test_every_form_of_a_picture_gives_the_same_guesses(network, tmp_path):
     assert table["image"].tolist() == ["a.png", "a.png", *map(str, range(2, len(forms)))]
     assert len(set(table["probability"])) == 1
     assert len(mnv3lib.predict(network, np.stack([NOISE] * 3), top=1)) == 3
+    assert len(mnv3lib.predict(network, NOISE, top=np.int64(2))) == 2
+    white = np.full((8, 8, 3), 1.0, np.float32)  # a mean or a resize can end a rounding above 1
+    assert mnv3lib.predict(network, white * np.float32(1.000001)).equals(mnv3lib.predict(network, white))
     grey = NOISE[:, :, 0]
     grey_tensor = torch.from_numpy(grey.copy())
     found = [mnv3lib.predict(network, one, top=1) for one in (grey, grey[..., None], grey_tensor, grey_tensor[None])]

@@ -5,6 +5,7 @@ import json
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -208,6 +209,12 @@ def test_modern_decays_wide_networks_less():
 
 def test_one_is_true_in_digests_too():
     assert make(nesterov=1).digest == make(nesterov=True).digest
+
+
+def test_numpys_numbers_are_numbers():
+    made = make(width=np.float32(0.5), epochs=np.int64(3), seed=np.int32(1), image_sizes=list(np.array([16, 32])))
+    plain = make(width=0.5, epochs=3, seed=1, image_sizes=(16, 32))
+    assert made.digest == plain.digest and json.dumps(made.as_dict()) == json.dumps(plain.as_dict())
 
 
 def test_recorded_digests_stay_what_they_were():

@@ -175,7 +175,7 @@ def test_of_three_classes_three_are_guessed(place, three, capsys):
     assert mnv3lib.predict(mnv3lib.load(three), file)["rank"].tolist() == [1, 2, 3]
     assert len(mnv3lib.predict(mnv3lib.load(three), file, top=2)) == 2
     assert main(["predict", str(file), "--run", three, "--top", "5"]) == 1
-    assert "top 5: choose from 1 to 3, the number of classes" in capsys.readouterr().err
+    assert "top 5: choose a whole number from 1 to 3, how many classes it has" in capsys.readouterr().err
 
 
 def test_files_of_another_kind_are_not_written_over(place, three, capsys):
