@@ -8,7 +8,7 @@ from itertools import product
 
 from mnv3lib import provenance, recipe
 from mnv3lib.commands.options import add_shared, model, note, path, positive
-from mnv3lib.deploy import RUNTIMES, WIDTHS
+from mnv3lib.deploy import AS_THEY_COME, RUNTIMES, WIDTHS
 from mnv3lib.errors import InputError
 
 
@@ -77,9 +77,8 @@ def run(options: argparse.Namespace) -> None:
         options.parser.error(f"--training takes {takes}")
     if options.layers and not options.training:
         options.parser.error("--layers is about --training")
-    theirs = {"default", "eager", "channels_last", "all"}  # those of latency.AS_THEY_COME, which is slow to import
-    if options.peers and not theirs & set(options.runtime):
-        options.parser.error("--peers are measured with default, eager and channels_last: add one to --runtime")
+    if options.peers and not {*AS_THEY_COME, "all"} & set(options.runtime):
+        options.parser.error(f"--peers are measured with {', '.join(AS_THEY_COME)}: add one to --runtime")
     import pandas as pd
 
     from mnv3lib import data, store, writing

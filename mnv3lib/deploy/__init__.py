@@ -16,6 +16,7 @@ RUNTIMES = {
     "ncnn": "exported to ncnn, image by image",
     "tflite": "exported to LiteRT, its XNNPACK layers",
 }
+AS_THEY_COME = ("default", "eager", "channels_last")  # that the networks of other libraries are measured on
 # What `mnv3 export` writes, and where to if nobody says
 FORMATS = {
     "onnx": "{run}.onnx",

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import update_bn
 
 from mnv3lib import cost, store
 from mnv3lib.data import Dataset, Split, some
-from mnv3lib.deploy import RUNTIMES, WIDTHS, formats, peers
+from mnv3lib.deploy import AS_THEY_COME, RUNTIMES, WIDTHS, formats, peers
 from mnv3lib.deploy.formats import CALIBRATION, sized
 from mnv3lib.deploy.runtimes import ANYWHERE, Runner, int8_instructions
 from mnv3lib.deploy.served import Served
@@ -26,7 +26,6 @@ from mnv3lib.recipe import MODELS, Architecture
 
 FROM_FILES = [runtime for runtime in RUNTIMES if runtime not in (*ANYWHERE, "default")]
 PROCESSES = 16  # that are measured side by side, where a runtime has one a network
-AS_THEY_COME = ("default", "eager", "channels_last")  # that the networks of other libraries are measured on
 # What a recorded table must have: of a forward pass, of training, or of what a training step is made of
 _SETTING = ["file", "model", "width", "batch", "threads", "processor", "torch", "commit", "measured"]
 COLUMNS = {

@@ -192,7 +192,7 @@ def claims(tests: pd.DataFrame, limits: tuple[float, float] = (-12, 6)) -> plt.F
         lines += [(row.compared, row) for row in drawn[drawn["claim"] == verdict.claim].itertuples()]
     height = 0.25 * len(lines) + 0.6  # inches, of which the axis takes the 0.6
     figure = plt.figure(figsize=(8.5, height))
-    figure.set_layout_engine("none")  # only here: given at birth, saving puts the style's layout in its place
+    figure.set_layout_engine("none")  # not as it is made: from the second save on that is the style's layout
     axes = figure.add_axes((0.37, 0.5 / height, 0.46, 1 - 0.6 / height))
     least, most = limits
     across = mpl.transforms.blended_transform_factory(figure.transFigure, axes.transData)

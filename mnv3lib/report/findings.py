@@ -8,11 +8,11 @@ import pandas as pd
 from mnv3lib import cost, store
 from mnv3lib.deploy import comparisons, export, latency
 from mnv3lib.provenance import ROOT
+from mnv3lib.recipe import DEFAULTS
 from mnv3lib.report import tables
 from mnv3lib.study import ablations, claims, statistics
 
 CALLS = 1024  # a percentile wants as many
-LONG = 20  # epochs, those of the trained models
 
 
 def numbers(timed: pd.DataFrame, tests: pd.DataFrame, models: Path | None = None, results: Path | None = None) -> dict:
@@ -28,15 +28,21 @@ def numbers(timed: pd.DataFrame, tests: pd.DataFrame, models: Path | None = None
     measured = latency.load_tables(results / "latency")
     speed = headline(measured, networks)
     level = equal(speed, spread.apart())
-    long = [record for record in records if record["recipe"]["epochs"] >= LONG]
+    long = statistics.repeated(one for one in records if one["recipe"]["epochs"] == DEFAULTS["epochs"])
+    spread_long = statistics.seed_spread(record for group in long for record in group)
     return {
         "networks": networks.to_dict("records"),
         "compared": networks.dropna(subset=["original"]).to_dict("records"),
         "repeated": next((row for row in timed.to_dict("records") if row["recipe"] == "original"), None),
         "ablations": len(records),
         "versions": claims.versions(timed, spread),
-        "spread_long": statistics.seed_spread(long),
-        "versions_long": claims.versions(timed, statistics.seed_spread(long)),
+        "spread_long": spread_long,
+        "networks_long": pd.DataFrame([group[0]["recipe"] for group in long], columns=["model", "width"])
+        .drop_duplicates()
+        .to_dict("records"),
+        "versions_long": claims.versions(timed, spread_long),
+        "level": claims.LEVEL,
+        "most_tried": max(claims.PLANS),
         "small": smaller(networks, spread.apart()),
         "ablation": lambda axis, variant: rows.get((axis, variant)),
         "needed": tests.groupby("claim")["needed"].max().dropna().astype(int).sort_values().tolist(),
